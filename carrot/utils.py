@@ -1,0 +1,66 @@
+"""Small things that every floor may use."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+__all__ = ["gen_unique_id", "partition", "rpartition", "time_left", "time_limit"]
+
+
+def gen_unique_id() -> str:
+    """Return a random identifier (UUID 4, 36 characters)."""
+    return str(uuid.uuid4())
+
+
+def partition(text: str, separator: str) -> tuple[str, str, str]:
+    """Split at the first separator, as :meth:`str.partition` does."""
+    return text.partition(separator)
+
+
+def rpartition(text: str, separator: str) -> tuple[str, str, str]:
+    """Split at the last separator, as :meth:`str.rpartition` does."""
+    return text.rpartition(separator)
+
+
+class _Deadline(threading.local):
+    at: float | None = None
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Bound everything that the calling thread does inside to *seconds*.
+
+    Limits nest: the earliest deadline counts, so that the several steps of
+    one public call (reconnect, declare again, send again) share one bound.
+
+    :param seconds: ``None`` adds no bound.
+    """
+    outer = _deadline.at
+    if seconds is not None:
+        at = monotonic() + seconds
+        _deadline.at = at if outer is None else min(at, outer)
+    try:
+        yield
+    finally:
+        _deadline.at = outer
+
+
+def time_left(seconds: float | None = None) -> float | None:
+    """Return how long a step may still block.
+
+    :param seconds: the step's own bound; ``None`` means none.
+    :returns: seconds, never negative: the lesser of *seconds* and what the
+        surrounding :func:`time_limit` has left; ``None`` where neither bounds.
+    """
+    at = _deadline.at
+    if at is None:
+        return seconds
+    left = max(0.0, at - monotonic())
+    return left if seconds is None else min(left, seconds)
