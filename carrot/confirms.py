@@ -1,0 +1,442 @@
+"""Publisher confirms, counted: which messages the broker has not answered for yet.
+
+Pure: no socket, no thread, no clock. A backend enters each message and passes
+on what the broker says; whoever waits, waits elsewhere.
+
+The life of a message in a :class:`Tracker`::
+
+    add() --> in flight -- ack ------------------> confirmed
+                 |  `----- bounced, then ack ----> failed (Unroutable)
+                 |  `----- nack -----------------> failed (PublishNacked)
+                 |  `----- fail() ---------------> failed (what fail() was given)
+                 `-- restart() --> owed -- add() again, in order --> in flight
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from carrot.exceptions import (
+    ChannelError,
+    ConfirmTimeout,
+    ConnectionLost,
+    PublishError,
+    PublishNacked,
+    Unroutable,
+    publish_refused,
+)
+
+__all__ = ["Tracker", "Unconfirmed", "publish_error"]
+
+
+class Unconfirmed:
+    """A message that was sent and is not confirmed, with what it takes to send it again."""
+
+    __slots__ = (
+        "error",
+        "exchange",
+        "headers",
+        "mandatory",
+        "message",
+        "number",
+        "routing_key",
+        "settled",
+        "size",
+    )
+
+    #: What ``prepare_message`` of the backend returned.
+    message: Any
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    headers: Mapping[str, Any] | None
+    #: Bytes of the body, counted against the tracker's ``max_bytes``.
+    size: int
+    #: Why the broker has not taken the message; ``None`` while that is open.
+    error: Exception | None
+    #: Position among all messages of the tracker, from 1; kept when sent again.
+    number: int
+    #: Whether the tracker is done with it.
+    settled: bool
+
+    def __init__(
+        self,
+        message: Any,
+        exchange: str | None,
+        routing_key: str | None,
+        mandatory: bool | None = False,
+        headers: Mapping[str, Any] | None = None,
+        size: int = 0,
+    ) -> None:
+        self.message = message
+        self.exchange = exchange or ""
+        self.routing_key = routing_key or ""
+        self.mandatory = bool(mandatory)
+        self.headers = headers
+        self.size = size
+        self.error = None
+        self.number = 0
+        self.settled = False
+
+    @property
+    def body(self) -> Any:
+        """The encoded body."""
+        return getattr(self.message, "body", self.message)
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The message's properties under their AMQP names."""
+        properties: Mapping[str, Any] = getattr(self.message, "properties", None) or {}
+        return properties
+
+    def __repr__(self) -> str:
+        state = "unconfirmed" if self.error is None else type(self.error).__name__
+        return (
+            f"<Unconfirmed #{self.number} {state}, {self.size} bytes"
+            f" to {self.exchange!r} {self.routing_key!r}>"
+        )
+
+
+class Tracker:
+    """The window of unconfirmed messages of one publisher.
+
+    The duties of a backend that was given a tracker:
+
+    - When it opens a channel in confirm mode it calls :meth:`begin`, and hands
+      the *life* which that returns to the methods below.
+    - Before it publishes it waits until :attr:`full` is false; then, in the
+      order of writing, it calls :meth:`add` and writes.
+    - It passes on each ``basic.ack``, ``basic.nack`` and ``basic.return``.
+
+    All methods may be called by any thread; none waits for anything but
+    another thread's brief use of the same tracker.
+    """
+
+    #: Messages in flight at which the window is full.
+    window: int
+    #: Bytes in flight at which the window is full; one message more than
+    #: that may be in flight, whatever its size.
+    max_bytes: int
+    #: Whether the publisher has to wait for confirms before it adds more.
+    full: bool
+    #: Number of the channel life that is being counted; grows with each.
+    life: int
+    #: Messages added, each counted once however often it was sent.
+    published: int
+    #: Messages that the broker confirmed.
+    confirmed: int
+    #: Messages that the broker refused (``basic.nack``).
+    nacked: int
+    #: Mandatory messages that the broker returned.
+    returned: int
+
+    def __init__(self, window: int = 1000, max_bytes: int = 16 * 1024 * 1024) -> None:
+        self.window = window
+        self.max_bytes = max_bytes
+        self.full = False
+        self.life = 1
+        self.published = self.confirmed = self.nacked = self.returned = 0
+        self._lock = threading.Lock()
+        # In flight, oldest first, with gaps (settled entries) but the oldest
+        # never a gap: the entry with sequence number n is at n - _first.
+        self._entries: deque[Unconfirmed] = deque()
+        self._first = 1
+        self._in_flight = 0
+        self._bytes = 0
+        # Set aside by restart(), to be added again, oldest first.
+        self._owed: deque[Unconfirmed] = deque()
+        self._failures: list[Unconfirmed] = []
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tracker {self._in_flight}/{self.window} in flight, {len(self._owed)} owed,"
+            f" {self.failed} failed, {self.confirmed}/{self.published} confirmed>"
+        )
+
+    def __len__(self) -> int:
+        return self._in_flight + len(self._owed)
+
+    def __bool__(self) -> bool:
+        return True  # an empty tracker is a tracker
+
+    @property
+    def outstanding(self) -> int:
+        """Messages that are neither confirmed nor failed."""
+        return self._in_flight + len(self._owed)
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Bytes of the bodies of :attr:`outstanding`."""
+        with self._lock:
+            return self._bytes + sum(entry.size for entry in self._owed)
+
+    @property
+    def failed(self) -> int:
+        """Failures that nobody has taken yet."""
+        return len(self._failures)
+
+    # -- the channel's life
+
+    def begin(self) -> int:
+        """Number from 1: a channel that confirms for this tracker has opened.
+
+        :returns: the channel's *life*; what is said later about an earlier
+            life is ignored.
+        :raises ConnectionLost: messages of an earlier channel are in flight.
+            Settle them first, by :meth:`restart` or :meth:`fail_all`.
+        """
+        with self._lock:
+            if self._in_flight:
+                raise ConnectionLost(
+                    f"{self._in_flight} messages were not confirmed when their channel closed"
+                )
+            self._renumber()
+            return self.life
+
+    def restart(self) -> list[Unconfirmed]:
+        """Set aside what is in flight: its channel is gone.
+
+        The entries stay :attr:`outstanding` until each is added again, in this
+        order and by its message's identity, or failed.
+
+        :returns: what has to be sent again, in the order of sending.
+        """
+        with self._lock:
+            unsettled = [entry for entry in self._entries if not entry.settled]
+            for entry in unsettled:
+                entry.error = None  # returned, but by a channel that is gone
+            self._owed.extendleft(reversed(unsettled))
+            self._renumber()
+            return list(self._owed)
+
+    def _renumber(self) -> None:
+        self.life += 1
+        self._entries.clear()
+        self._first = 1
+        self._in_flight = self._bytes = 0
+        self.full = False
+
+    # -- the publisher's side
+
+    def add(self, entry: Unconfirmed, life: int | None = None) -> int:
+        """Enter a message that is about to be written.
+
+        :param life: what :meth:`begin` returned to the channel.
+        :returns: its sequence number on the channel, from 1.
+        :raises ConnectionLost: the channel's life is over; nothing was entered.
+        """
+        with self._lock:
+            if life is not None and life != self.life:
+                raise ConnectionLost("the channel was replaced while a message was published")
+            if self._owed and self._owed[0].message is entry.message:
+                entry = self._owed.popleft()
+            else:
+                self.published += 1
+                entry.number = self.published
+            self._entries.append(entry)
+            self._in_flight += 1
+            self._bytes += entry.size
+            if self._in_flight >= self.window or self._bytes >= self.max_bytes:
+                self.full = True
+            return self._first + len(self._entries) - 1
+
+    def holds(self, message: Any, since: int = 0) -> bool:
+        """Return whether *message* is outstanding.
+
+        Tells a publisher whose write failed if the message had been entered.
+
+        :param since: :attr:`published` before the attempt, for a message that
+            is sent several times over.
+        """
+        with self._lock:
+            return any(
+                entry.message is message and entry.number > since and not entry.settled
+                for entries in (self._entries, self._owed)
+                for entry in reversed(entries)
+            )
+
+    # -- the broker's side
+
+    def ack(self, tag: int, multiple: bool = False, life: int | None = None) -> None:
+        """Note that the broker has taken message *tag* (*multiple*: and all before)."""
+        with self._lock:
+            if life is not None and life != self.life:
+                return
+            for entry in self._take(tag, multiple):
+                if entry.error is None:
+                    self.confirmed += 1
+                else:
+                    self.returned += 1
+                    self._failures.append(entry)
+
+    def nack(self, tag: int, multiple: bool = False, life: int | None = None) -> None:
+        """Note that the broker refuses message *tag* (*multiple*: and all before)."""
+        with self._lock:
+            if life is not None and life != self.life:
+                return
+            for entry in self._take(tag, multiple):
+                self.nacked += 1
+                entry.error = PublishNacked("basic.nack")
+                self._failures.append(entry)
+
+    def bounced(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Any,
+        reply_code: int = 312,
+        reply_text: str = "NO_ROUTE",
+        life: int | None = None,
+    ) -> None:
+        """Note a returned message; the ack that follows settles it as failed.
+
+        A return carries no number. RabbitMQ sends returns in the order of
+        publishing and each before the ack of its message, so it is the oldest
+        mandatory message in flight that looks the same and was not returned.
+        """
+        with self._lock:
+            if life is not None and life != self.life:
+                return
+            for entry in self._entries:
+                if (
+                    entry.mandatory
+                    and entry.error is None
+                    and not entry.settled
+                    and entry.routing_key == routing_key
+                    and entry.exchange == exchange
+                    and _same_body(entry, body)
+                ):
+                    entry.error = Unroutable(f"{reply_code} {reply_text}")
+                    return
+
+    # -- failures
+
+    def fail(self, entry: Unconfirmed, error: Exception) -> None:
+        """Give up on an entry: it is a failure with *error*, unless settled before."""
+        with self._lock:
+            self._fail([entry], error)
+
+    def fail_all(self, error: Exception) -> None:
+        """Give up on everything outstanding."""
+        with self._lock:
+            self._fail([*self._entries, *self._owed], error)
+
+    def take_failures(self) -> list[Unconfirmed]:
+        """Return the failures since the last call, in the order of sending."""
+        with self._lock:
+            failures, self._failures = self._failures, []
+        return sorted(failures, key=lambda entry: entry.number)
+
+    def _fail(self, entries: Iterable[Unconfirmed], error: Exception) -> None:
+        for entry in entries:
+            if entry.settled:
+                continue
+            entry.error = error
+            self._failures.append(entry)
+            try:
+                self._owed.remove(entry)
+            except ValueError:
+                self._settle(entry)
+            else:
+                entry.settled = True
+        self._trim()
+
+    def _take(self, tag: int, multiple: bool) -> list[Unconfirmed]:
+        """Settle what a confirm is about; nothing for a number that is not in flight."""
+        entries = self._entries
+        index = tag - self._first
+        if not multiple:
+            if not 0 <= index < len(entries) or entries[index].settled:
+                return []
+            taken = [entries[index]]
+        else:  # number 0 means all so far (AMQP 0-9-1, basic.ack, delivery-tag)
+            count = min(index + 1, len(entries)) if tag else len(entries)
+            taken = [e for e in islice(entries, max(0, count)) if not e.settled]
+        for entry in taken:
+            self._settle(entry)
+        self._trim()
+        return taken
+
+    def _settle(self, entry: Unconfirmed) -> None:
+        entry.settled = True
+        self._in_flight -= 1
+        self._bytes -= entry.size
+
+    def _trim(self) -> None:
+        while self._entries and self._entries[0].settled:
+            self._entries.popleft()
+            self._first += 1
+        self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
+
+
+def _same_body(entry: Unconfirmed, body: Any) -> bool:
+    mine = entry.body
+    if isinstance(mine, (bytes, bytearray, memoryview)):
+        return bool(mine == body)
+    if isinstance(mine, str) and isinstance(body, bytes):
+        return mine.encode() == body or entry.size == len(body)
+    return entry.size == len(body)
+
+
+# -- telling the application
+
+
+def publish_error(failures: list[Unconfirmed]) -> PublishError:
+    """Return the error that reports *failures*, of the class that fits them all."""
+    errors = [entry.error for entry in failures]
+    first = errors[0]
+    text = f"{_count(failures)} to {_destinations(failures)}"
+    if all(isinstance(error, Unroutable) for error in errors):
+        return Unroutable(
+            f"{text} returned by the broker ({first}): no queue is bound there;"
+            " declare the consumer first, or send without mandatory=True",
+            failures,
+        )
+    if all(isinstance(error, PublishNacked) for error in errors):
+        return PublishNacked(
+            f"{text} refused by the broker (nacked): a queue is full and rejects more,"
+            " or could not store them; send them again later",
+            failures,
+        )
+    if isinstance(first, ChannelError) and all(
+        isinstance(error, ChannelError) and error.reply_code == first.reply_code
+        for error in errors
+    ):
+        return publish_refused(
+            first.reply_code,
+            first.reply_text,
+            f"{text} refused by the broker, which closed the channel:"
+            f" {first.reply_code} {first.reply_text}{_REMEDIES.get(first.reply_code, '')}",
+            failures,
+        )
+    if all(isinstance(error, ConfirmTimeout) for error in errors):
+        return ConfirmTimeout(
+            f"{text} not confirmed in time: {first}; they may or may not arrive;"
+            " allow more time (timeout=), or send them again and expect duplicates",
+            failures,
+        )
+    reasons = ", ".join(sorted({f"{type(e).__name__}: {e}" for e in errors}))
+    return PublishError(f"{text} not accepted ({reasons}); see .messages", failures)
+
+
+_REMEDIES = {
+    403: "; grant the user the permission to write to the exchange",
+    404: "; declare the exchange before sending to it",
+    406: "; send smaller messages or correct their properties (see what the broker says)",
+}
+
+
+def _count(failures: list[Unconfirmed]) -> str:
+    return "1 message" if len(failures) == 1 else f"{len(failures)} messages"
+
+
+def _destinations(failures: list[Unconfirmed]) -> str:
+    places = dict.fromkeys((entry.exchange, entry.routing_key) for entry in failures)
+    (exchange, routing_key), *others = places
+    more = f" (and {len(others)} other destinations)" if others else ""
+    verb = "was" if len(failures) == 1 else "were"
+    return f"exchange {exchange!r} with routing key {routing_key!r}{more} {verb}"
