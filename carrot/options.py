@@ -1,0 +1,49 @@
+"""Class attributes as configuration: how constructors read their options."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from sys import _getframe
+from typing import Any
+
+from carrot.exceptions import UnknownOptionWarning
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def set_options(owner: object, options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Set the options that are not ``None`` as attributes; warn of unknown ones.
+
+    :param owner: the object being made; ``None`` leaves its class's value.
+    :param known: names that it understands.
+    """
+    known = frozenset(known)
+    for name, value in options.items():
+        if name not in known:
+            warn_unknown_option(owner, name, known)
+        elif value is not None:
+            setattr(owner, name, value)
+
+
+def warn_unknown_option(owner: object, name: str, known: Iterable[str]) -> None:
+    """Warn that *owner* ignores an option, naming the one that was meant."""
+    real = sorted(known)
+    near = get_close_matches(name, real, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(real)}"
+    warnings.warn(
+        f"{type(owner).__name__} ignores the unknown option {name!r}; {hint}",
+        UnknownOptionWarning,
+        stacklevel=_application_level(),
+    )
+
+
+def _application_level() -> int:
+    # The warning shall point at the application's line, however many
+    # constructors stand between.
+    level, frame = 1, _getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
