@@ -298,9 +298,7 @@ class BrokerConnection:
         :raises NotSupported: it is not part of a pool.
         """
         if self.pool is None:
-            raise NotSupported(
-                "this connection is not part of a pool; to end it, call close()"
-            )
+            raise NotSupported("this connection is not part of a pool; to end it, call close()")
         self.pool.release(self)
 
     def __enter__(self: _Self) -> _Self:
@@ -328,7 +326,10 @@ class BrokerConnection:
     @property
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """Exceptions that mean the connection is lost or cannot be had."""
-        return (BrokerConnectionError, *getattr(self.get_backend_cls(), "connection_errors", ()))
+        return (
+            BrokerConnectionError,
+            *getattr(self.get_backend_cls(), "connection_errors", ()),
+        )
 
     @property
     def channel_errors(self) -> tuple[type[BaseException], ...]:

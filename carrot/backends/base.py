@@ -245,9 +245,7 @@ class BaseBackend:
     def queue_exists(self, queue: str) -> Any:
         """Return whether the queue exists."""
 
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False
-    ) -> Any:
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> Any:
         """Delete a queue. Returns the number of messages deleted with it."""
 
     def queue_purge(self, queue: str) -> Any:
@@ -316,9 +314,7 @@ class BaseBackend:
         """Return the driver's message as a :class:`BaseMessage`."""
         return raw_message
 
-    def qos(
-        self, prefetch_size: int, prefetch_count: int, apply_global: bool = False
-    ) -> Any:
+    def qos(self, prefetch_size: int, prefetch_count: int, apply_global: bool = False) -> Any:
         """Bound what the broker sends before it is settled.
 
         :param prefetch_size: bytes; 0 is no bound.

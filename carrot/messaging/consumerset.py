@@ -66,7 +66,9 @@ class ConsumerSet(Receiver):
     def __repr__(self) -> str:
         queues = ", ".join(repr(consumer.queue) for consumer in self.consumers)
         state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} of {queues or 'no queues'} on {self.connection!r} {state}>"
+        return (
+            f"<{type(self).__name__} of {queues or 'no queues'} on {self.connection!r} {state}>"
+        )
 
     def add_consumer_from_dict(self, queue: str, **options: Any) -> Consumer:
         """Add a consumer of *queue*, declare it, and return it.

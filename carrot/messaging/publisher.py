@@ -253,7 +253,12 @@ class Publisher:
             and timestamp is type is user_id is app_id is None
         ):
             message = self.create_message(
-                message_data, delivery_mode, priority, content_type, content_encoding, serializer
+                message_data,
+                delivery_mode,
+                priority,
+                content_type,
+                content_encoding,
+                serializer,
             )
         else:
             message = self.create_message(
@@ -351,6 +356,6 @@ def _encoded(
     if isinstance(message_data, (bytes, bytearray, memoryview)):
         return content_encoding or "binary", bytes(message_data)
     raise EncodeError(
-        f"cannot send {message_data.__class__.__name__} as {content_type}: with content_type given"
-        " nothing is serialized, so pass str or bytes, or leave content_type out"
+        f"cannot send {message_data.__class__.__name__} as {content_type}: with"
+        " content_type given nothing is serialized, so pass str or bytes, or leave it out"
     )
