@@ -1,0 +1,153 @@
+"""What AMQP allows as the names and properties of things, checked before a byte is sent.
+
+The broker closes the connection over most of these; here they are an error of
+the one call, which says what to write instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from carrot.exceptions import ConfigurationError
+
+__all__ = [
+    "DELIVERY_MODES",
+    "delivery_mode",
+    "milliseconds",
+    "posix_time",
+    "priority",
+    "properties",
+    "shortstr",
+]
+
+#: The delivery modes by name: 2 survives a restart of the broker, 1 does not.
+DELIVERY_MODES = {"non-persistent": 1, "transient": 1, "persistent": 2}
+
+#: Bytes of a short string (AMQP 0-9-1, section 4.2.5.3).
+_SHORT = 255
+#: Milliseconds that RabbitMQ can wait for (an Erlang timer).
+_LONGEST_WAIT = 2**32 - 1
+
+
+class _WrongType(ConfigurationError, TypeError):
+    """A value of a type that cannot be."""
+
+
+def shortstr(value: Any, what: str) -> str:
+    """Return a name, if AMQP can carry it: ``str``, at most 255 bytes of UTF-8.
+
+    :param what: what the name is of, for the error.
+    :raises ConfigurationError: it cannot; also a :exc:`TypeError` for what is no ``str``.
+    """
+    if not isinstance(value, str):
+        remedy = "decode it first" if isinstance(value, bytes) else "pass a str"
+        raise _WrongType(f"{what} must be a str, not {value!r:.60}; {remedy}")
+    try:
+        size = len(value) if value.isascii() else len(value.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{what} {value!r:.60} has a lone surrogate, which UTF-8 cannot carry; remove it"
+        ) from None
+    if size > _SHORT:
+        raise ConfigurationError(
+            f"{what} {value:.40}... is {size} bytes long; AMQP allows {_SHORT}: shorten it"
+        )
+    return value
+
+
+def priority(value: Any) -> int:
+    """Return a message's priority, an integer from 0 to 255.
+
+    :raises ConfigurationError: it is not one.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _WrongType(f"priority must be an int from 0 to 255, not {value!r:.60}")
+    if not 0 <= value <= 255:
+        raise ConfigurationError(f"priority must be from 0 to 255, not {value}")
+    return value
+
+
+def delivery_mode(value: Any) -> int:
+    """Return 1 or 2 for a delivery mode given as such or by name.
+
+    :raises ConfigurationError: it is neither.
+    """
+    if isinstance(value, str) and value in DELIVERY_MODES:
+        return DELIVERY_MODES[value]
+    if isinstance(value, int) and not isinstance(value, bool) and value in (1, 2):
+        return value
+    known = ", ".join(f'"{name}"' for name in DELIVERY_MODES)
+    raise ConfigurationError(f"delivery_mode must be 1, 2, {known}, not {value!r:.60}")
+
+
+def milliseconds(seconds: Any) -> str:
+    """Return a message's expiration as AMQP writes it.
+
+    :param seconds: 0 to 4,294,967; fractions count.
+    :raises ConfigurationError: it is not such a number.
+    """
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise _WrongType(f"expiration must be a number of seconds, not {seconds!r:.60}")
+    if not 0 <= seconds <= _LONGEST_WAIT / 1000:
+        raise ConfigurationError(
+            f"expiration must be from 0 to {_LONGEST_WAIT // 1000} seconds, not {seconds!r:.60}"
+        )
+    # Up: a message must not expire before its time.
+    return str(math.ceil(seconds * 1000))
+
+
+def posix_time(value: Any) -> int:
+    """Return a message's timestamp as AMQP carries it: whole seconds since 1970, UTC.
+
+    :param value: a number, or a datetime (one without time zone is local time).
+    :raises ConfigurationError: it is neither, or before 1970.
+    """
+    if isinstance(value, datetime):
+        value = value.timestamp()
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _WrongType(
+            f"timestamp must be a datetime or seconds since 1970, not {value!r:.60}"
+        )
+    if not 0 <= value < 2**63:
+        raise ConfigurationError(f"timestamp must not be before 1970, nor {value!r:.60}")
+    return int(value)
+
+
+def _short(name: str) -> Callable[[Any], str]:
+    return lambda value: shortstr(value, name)
+
+
+_PROPERTIES: dict[str, Callable[[Any], Any]] = {
+    "correlation_id": _short("correlation_id"),
+    "reply_to": _short("reply_to"),
+    "expiration": milliseconds,
+    "message_id": _short("message_id"),
+    "timestamp": posix_time,
+    "type": _short("type"),
+    "user_id": _short("user_id"),
+    "app_id": _short("app_id"),
+}
+
+
+def properties(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return message properties as AMQP carries them.
+
+    :param given: ``correlation_id``, ``reply_to``, ``expiration`` (seconds),
+        ``message_id``, ``timestamp``, ``type``, ``user_id``, ``app_id``;
+        those that are ``None`` are left out.
+    :raises ConfigurationError: a value cannot be, or a name is none of these.
+    """
+    checked = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        check = _PROPERTIES.get(name)
+        if check is None:
+            raise ConfigurationError(
+                f"a message has no property {name!r}; it has {', '.join(_PROPERTIES)}"
+            )
+        checked[name] = check(value)
+    return checked
