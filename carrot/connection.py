@@ -17,7 +17,7 @@ from carrot.exceptions import (
     ConnectionLimitExceeded,
     NotSupported,
 )
-from carrot.options import warn_unknown_options
+from carrot.options import set_options
 from carrot.pool import ConnectionPool
 
 if TYPE_CHECKING:
@@ -125,23 +125,21 @@ class BrokerConnection:
         pool: ConnectionPool | None = None,
         **options: Any,
     ) -> None:
-        given = dict(
-            options,
+        virtual_host = _first(virtual_host, options.pop("vhost", None))
+        # 0.10.7 knew the backend under this name as well.
+        options["backend_cls"] = _first(
+            options.get("backend_cls"), options.pop("transport", None)
+        )
+        options.update(
             hostname=hostname,
             userid=userid,
             password=password,
-            virtual_host=options.pop("vhost", None) if virtual_host is None else virtual_host,
+            virtual_host=virtual_host,
             port=port,
-            pool=pool,
         )
-        given.pop("vhost", None)
-        # 0.10.7 knew the option under this name as well.
-        given.setdefault("backend_cls", given.pop("transport", None))
-        settings = conninfo.settle(given)
-        warn_unknown_options(self, settings, known=(*given, *self._options))
-        for name, value in settings.items():
-            if value is not None:
-                setattr(self, name, value)
+        self.pool = pool
+        known = ("hostname", "userid", "password", "virtual_host", "port", "_hosts")
+        set_options(self, conninfo.settle(options), (*known, *self._options))
 
     # -- state
 
@@ -287,10 +285,7 @@ class BrokerConnection:
 
     def close(self) -> None:
         """Wait for outstanding confirms, then close. Idempotent, and quiet."""
-        session = self.__dict__.get("_live_session")
-        if session is None:
-            session = self._session
-        session.close()
+        self._session.close()
 
     def release(self) -> None:
         """Give the connection back to its pool.
@@ -351,6 +346,10 @@ class BrokerConnection:
             "backend_cls": backend_cls,
             "connect_timeout": self.connect_timeout,
         }
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 #: Name of :class:`BrokerConnection` in carrot 0.5.
@@ -421,7 +420,7 @@ class DjangoBrokerConnection(BrokerConnection):
         if conninfo.is_url(given.get("hostname")):
             # The address is said in one piece; half of another one in the
             # settings would not belong to it.
-            given = {**conninfo.settle(given)}
+            given = conninfo.settle(given)
         explicit = {name: value for name, value in given.items() if value is not None}
         super().__init__(**{**get_django_conninfo(settings), **explicit})
 

@@ -77,13 +77,13 @@ class ConnectionPool:
                         " release one, raise max=, or wait with acquire(block=True)"
                     )
                 self._changed.wait(left)
-            connection = self._free.pop() if self._free else copy.copy(self.source_connection)
+            connection = self._free.pop() if self._free else self.source_connection
+            if connection.state == "closed" or connection in self._lent:
+                connection = copy.copy(connection)
             self._lent.append(connection)
         connection.connect_timeout = (
             self._default_connect_timeout if connect_timeout is None else connect_timeout
         )
-        if connection.state == "closed":
-            connection.connect()
         return connection
 
     def release(self, connection: Any) -> None:
