@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from carrot.exceptions import SerializerNotInstalled
@@ -14,32 +16,32 @@ __all__ = ["register_json", "register_msgpack", "register_pickle", "register_yam
 
 
 def register_json(registry: SerializerRegistry) -> None:
-    """Register ``json``: compact, UTF-8, standard JSON."""
+    """Register ``json``: compact, standard JSON in UTF-8."""
     registry.register("json", json_codec.dumps, json_codec.loads, "application/json")
     registry.take_bytes("json", "utf-8")
 
 
 def register_yaml(registry: SerializerRegistry) -> None:
-    """Register ``yaml``: the safe subset, with libyaml where PyYAML has it."""
+    """Register ``yaml``: the safe subset, by libyaml where PyYAML has it."""
     registry.register("yaml", _yaml_dumps, _yaml_loads, "application/x-yaml")
 
 
 def register_pickle(registry: SerializerRegistry) -> None:
-    """Register ``pickle``: protocol 2, decoded only where it is accepted by name."""
+    """Register ``pickle``: decoded only where it is accepted by name."""
     registry.register(
         "pickle", _pickle_dumps, pickle.loads, "application/x-python-serialize", "binary"
     )
-    registry.take_bytes("pickle")
+    registry.take_bytes("pickle", "binary", "utf-8")
     registry.restrict("pickle")
 
 
 def register_msgpack(registry: SerializerRegistry) -> None:
-    """Register ``msgpack``; using it needs the package of that name."""
+    """Register ``msgpack``; its use needs the package of that name."""
     registry.register(
         "msgpack", _msgpack_dumps, _msgpack_loads, "application/x-msgpack", "binary"
     )
-    # carrot 0.10.7 labelled msgpack utf-8.
-    registry.take_bytes("msgpack")
+    # carrot 0.10.7 wrote utf-8 where it meant binary.
+    registry.take_bytes("msgpack", "binary", "utf-8")
 
 
 def _pickle_dumps(data: Any) -> bytes:
@@ -48,34 +50,46 @@ def _pickle_dumps(data: Any) -> bytes:
 
 
 @cache
-def _yaml_classes() -> tuple[Any, Any, Any]:
-    # Imported at first use: it takes longer than the rest of the library.
+def _yaml() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
+    # At first use: importing it takes longer than importing all of this library.
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return yaml, loader, dumper
+    libyaml = yaml.__with_libyaml__
+    dumper: Any = yaml.CSafeDumper if libyaml else yaml.SafeDumper
+    loader: Any = yaml.CSafeLoader if libyaml else yaml.SafeLoader
+
+    def dumps(data: Any) -> str:
+        try:
+            # The emitter in Python loses U+0085 unless all but ASCII is escaped.
+            text: str = yaml.dump(data, Dumper=dumper, allow_unicode=libyaml, sort_keys=False)
+        except yaml.representer.RepresenterError as exc:
+            # Its own text shows the whole object and not its type.
+            raise TypeError(f"the safe subset has no {type(exc.args[-1]).__name__}") from None
+        return text
+
+    def loads(text: str) -> Any:
+        return yaml.load(text, Loader=loader)
+
+    return dumps, loads
 
 
 def _yaml_dumps(data: Any) -> str:
-    yaml, _, dumper = _yaml_classes()
-    text: str = yaml.dump(data, Dumper=dumper, allow_unicode=True, sort_keys=False)
-    return text
+    return _yaml()[0](data)
 
 
 def _yaml_loads(text: str) -> Any:
-    yaml, loader, _ = _yaml_classes()
-    return yaml.load(text, Loader=loader)
+    return _yaml()[1](text)
 
 
+@cache
 def _msgpack() -> Any:
     try:
-        import msgpack
+        return import_module("msgpack")
     except ImportError as exc:
         raise SerializerNotInstalled(
-            "serializer 'msgpack' needs the package msgpack: pip install carrot[msgpack]"
+            "serializer 'msgpack' needs a package that is not installed:"
+            " pip install carrot[msgpack]"
         ) from exc
-    return msgpack
 
 
 def _msgpack_dumps(data: Any) -> bytes:

@@ -27,6 +27,7 @@ import json
 import sys
 from collections.abc import Callable
 from enum import Enum
+from importlib import import_module
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from types import ModuleType
 from typing import Any, NoReturn
@@ -78,19 +79,21 @@ def _standard_dumps() -> Dumps:
 
 def _standard_loads() -> Loads:
     decoder = json.JSONDecoder(parse_constant=_no_constant)
-    decode, scan = decoder.decode, decoder.scan_once
+    decode = decoder.decode
+    scan = decoder.scan_once  # type: ignore[attr-defined]
 
     def loads(data: bytes | str) -> Any:
-        text = data if isinstance(data, str) else str(data, "utf-8-sig")
+        text = data if isinstance(data, str) else str(data, "utf-8")
         try:
+            # What decode() does between two searches for white space.
             value, end = scan(text, 0)
         except StopIteration:
             pass
         else:
             if end == len(text):
                 return value
-        # White space around the value, or an error: told by the slow way.
-        return decode(text)
+        # White space around the value, a byte order mark, or an error.
+        return decode(text.removeprefix("\ufeff"))
 
     return loads
 
@@ -142,10 +145,9 @@ def codec(orjson: ModuleType | None) -> tuple[Dumps, Loads]:
 
 def _installed() -> ModuleType | None:
     try:
-        import orjson
+        return import_module("orjson")
     except ImportError:
         return None
-    return orjson
 
 
 dumps, loads = codec(_installed())

@@ -9,11 +9,11 @@ from typing import Any
 from carrot.exceptions import (
     ConfigurationError,
     ContentDisallowed,
-    DecodeError,
     EncodeError,
     SerializationError,
     SerializerNotInstalled,
 )
+from carrot.serialization.failures import undecodable, unencodable
 
 __all__ = ["ACCEPT_VARIABLE", "SerializerRegistry", "raw_encode"]
 
@@ -23,28 +23,8 @@ ACCEPT_VARIABLE = "CARROT_ACCEPT_CONTENT"
 Encoder = Callable[[Any], Any]
 Decoder = Callable[[Any], Any]
 
-RAW, TEXT = "application/data", "text/plain"
+_RAW, _TEXT = "application/data", "text/plain"
 _BINARY = frozenset(["binary", "ascii-8bit"])
-_UTF8 = frozenset(["utf-8", "utf8"])
-_EXCERPT = 80
-
-_REMEDIES = {
-    "json": (
-        "json takes str, int, finite float, bool, None, UUID, Enum, and lists and dicts"
-        " of them; convert the value first (a date by isoformat(), bytes by base64), or"
-        ' send with serializer="yaml" or "pickle"'
-    ),
-    "yaml": (
-        "yaml takes plain Python data, dates and bytes; convert the value first, or send"
-        ' with serializer="pickle"'
-    ),
-    "pickle": "send plain data, or objects of classes that the receiver can import",
-    "msgpack": "msgpack takes plain Python data, bytes and 64-bit integers; convert the value",
-}
-
-
-class _PackageMissing(DecodeError, SerializerNotInstalled):
-    """The package that decodes the message is not installed."""
 
 
 def raw_encode(data: Any) -> tuple[str, str, bytes]:
@@ -54,23 +34,20 @@ def raw_encode(data: Any) -> tuple[str, str, bytes]:
     :raises EncodeError: *data* is neither.
     """
     if isinstance(data, str):
-        return RAW, "utf-8", _text(data)
+        return _RAW, "utf-8", _utf8(data)
     if isinstance(data, (bytes, bytearray, memoryview)):
-        return RAW, "binary", bytes(data)
+        return _RAW, "binary", bytes(data)
     raise EncodeError(
         f"raw data must be str or bytes, not {type(data).__name__};"
         ' encode it first, or choose a serializer ("json", "yaml", ...)'
     )
 
 
-def _text(data: str) -> bytes:
+def _utf8(text: str) -> bytes:
     try:
-        return data.encode("utf-8")
+        return text.encode()
     except UnicodeEncodeError as exc:
-        raise EncodeError(
-            f"cannot encode str as UTF-8: {exc.reason} at position {exc.start};"
-            " remove the lone surrogate, or send bytes"
-        ) from exc
+        raise unencodable(text, "utf-8", exc) from exc
 
 
 class SerializerRegistry:
@@ -80,17 +57,20 @@ class SerializerRegistry:
     """
 
     def __init__(self) -> None:
+        # By name: content type, content encoding, encoder.
         self._encoders: dict[str, tuple[str, str, Encoder]] = {}
+        # By content type in lower case.
         self._decoders: dict[str, Decoder] = {}
+        # By name: the key among the decoders.
         self._content_types: dict[str, str] = {}
         self._default_serializer: str | None = None
-        # Content types whose decoder takes the body as bytes: of which
-        # encodings (an empty set: of any).
+        # Content encodings in which a decoder takes the body undecoded.
         self._from_bytes: dict[str, frozenset[str | None]] = {}
         # Content types that are decoded only where they are accepted by name.
         self._restricted: set[str] = set()
         self._opted_in: set[str] = set()
         self._environment: str | None = None
+        # What the process decodes; None until it is next asked for.
         self._policy: frozenset[str] | None = None
 
     def register(
@@ -110,18 +90,19 @@ class SerializerRegistry:
             ``None``: the serializer only encodes.
         :param content_encoding: a charset, or ``binary``.
         """
-        key = content_type.lower()
-        self._content_types[name] = key
-        self._from_bytes.pop(key, None)
-        self._restricted.discard(key)
+        key = content_type.strip().lower()
         if encoder is not None:
             self._encoders[name] = (content_type, content_encoding, encoder)
         if decoder is not None:
+            # What was said of the decoder that this one replaces is void.
+            self._from_bytes.pop(key, None)
+            self._restricted.discard(key)
             self._decoders[key] = decoder
+        self._content_types[name] = key
         self._policy = None
 
     def unregister(self, name: str) -> None:
-        """Forget a serializer.
+        """Forget a serializer, and the decoder of its content type.
 
         :raises SerializerNotInstalled: there is none of that name.
         """
@@ -132,14 +113,11 @@ class SerializerRegistry:
         self._policy = None
 
     def take_bytes(self, name: str, *encodings: str) -> None:
-        """Hand the decoder the body as bytes, where it came in one of *encodings*.
-
-        Without encodings: always.
-        """
+        """Spare the decoder of *name* text: it takes bytes in these content encodings."""
         self._from_bytes[self._content_types[name]] = frozenset(encodings)
 
     def restrict(self, name: str) -> None:
-        """Decode what *name* encoded only where it is accepted by name."""
+        """Decode what *name* encoded only where that is accepted by name."""
         self._restricted.add(self._content_types[name])
         self._policy = None
 
@@ -153,9 +131,9 @@ class SerializerRegistry:
         self._default_serializer = name
 
     def _unknown(self, name: object) -> SerializerNotInstalled:
-        known = ", ".join(sorted([*self._encoders, "raw"]))
         return SerializerNotInstalled(
-            f"no serializer {name!r} is registered; known are {known};"
+            f"no serializer {name!r:.60} is registered; known are"
+            f" {', '.join(sorted([*self._encoders, 'raw']))};"
             " add your own with carrot.serialization.registry.register()"
         )
 
@@ -171,10 +149,11 @@ class SerializerRegistry:
         :raises SerializerNotInstalled: unknown, or its package is missing.
         """
         if not serializer:
-            if isinstance(data, str):
-                return TEXT, "utf-8", _text(data)
-            if isinstance(data, (bytes, bytearray, memoryview)):
-                return RAW, "binary", bytes(data)
+            if type(data) is not dict:  # the common case need not be asked more
+                if isinstance(data, str):
+                    return _TEXT, "utf-8", _utf8(data)
+                if isinstance(data, (bytes, bytearray, memoryview)):
+                    return _RAW, "binary", bytes(data)
             serializer = self._default_serializer
         elif serializer == "raw":
             return raw_encode(data)
@@ -189,7 +168,7 @@ class SerializerRegistry:
         except SerializationError:
             raise
         except Exception as exc:
-            raise _unencodable(data, serializer, exc) from exc
+            raise unencodable(data, serializer, exc) from exc
         return content_type, content_encoding, payload
 
     # -- decoding
@@ -201,19 +180,19 @@ class SerializerRegistry:
 
         :raises DecodeError: the payload is not what it is said to be.
         """
-        return self._decode(data, content_type, content_encoding, self._decoders)
+        return self.decode_accepted(data, content_type, content_encoding, self._decoders)
 
     def decode_accepted(
         self,
         data: Any,
         content_type: str | None,
         content_encoding: str | None,
-        accept: frozenset[str] | None,
+        accept: Container[str | None] | None,
     ) -> Any:
         """Return what the payload says, if its serializer is accepted.
 
-        Raw data, text and unknown content types are no serializer's, and
-        always pass.
+        Raw data, text and unknown content types are no serializer's: they
+        always pass, as text, or as bytes where the encoding is ``binary``.
 
         :param accept: what :meth:`accepted` returned; ``None``: what the
             process accepts, all but pickle unless :meth:`accept` says more.
@@ -222,119 +201,101 @@ class SerializerRegistry:
         """
         if accept is None:
             accept = self._policy or self._process_policy()
-        # The common case without a detour: the exact content type and encoding.
-        if (
-            content_type in accept
-            and content_encoding in self._from_bytes.get(content_type, ())
-            and type(data) is bytes
-        ):
-            try:
-                return self._decoders[content_type](data)
-            except Exception as exc:
-                raise _undecodable(data, content_type, content_encoding, exc) from exc
-        return self._decode(data, content_type, content_encoding, accept)
-
-    def _decode(
-        self,
-        data: Any,
-        content_type: str | None,
-        content_encoding: str | None,
-        accept: Container[str],
-    ) -> Any:
         try:
+            # The common case without a detour: spelled as we spell it.
+            if (
+                content_type in accept
+                and content_encoding in self._from_bytes.get(content_type, ())  # type: ignore[arg-type]
+                and type(data) is bytes
+            ):
+                return self._decoders[content_type](data)  # type: ignore[index]
             key, encoding = self._resolve(content_type, content_encoding)
             decoder = self._decoders.get(key)
-            if decoder is not None and key not in accept:
-                raise self._disallowed(key)
-            encodings = self._from_bytes.get(key)
-            as_bytes = encoding in _BINARY or (
-                encodings is not None and (not encodings or encoding in encodings)
-            )
-            if not isinstance(data, str):
-                data = bytes(data) if as_bytes else str(data, encoding)
-            return data if decoder is None else decoder(data)
-        except (ContentDisallowed, DecodeError):
-            raise
+            if decoder is None or key in accept:
+                if not isinstance(data, str):
+                    as_bytes = encoding in _BINARY or encoding in self._from_bytes.get(key, ())
+                    data = bytes(memoryview(data)) if as_bytes else str(data, encoding)
+                return data if decoder is None else decoder(data)
         except Exception as exc:
-            raise _undecodable(data, content_type, content_encoding, exc) from exc
+            raise undecodable(data, content_type, content_encoding, exc) from exc
+        raise self._disallowed(key)
 
     def _resolve(
         self, content_type: str | None, content_encoding: str | None
     ) -> tuple[str, str]:
-        """Return the key of the decoder and the encoding, from what peers write."""
-        key = (content_type or RAW).strip().lower()
-        charset = ""
-        if key not in self._decoders and ";" in key:
-            key, _, parameters = key.partition(";")
-            key = key.strip()
-            for parameter in parameters.split(";"):
-                name, _, value = parameter.partition("=")
-                if name.strip() == "charset":
-                    charset = value.strip().strip('"')
+        """Return the key of the decoder, and the encoding, from what peers write."""
+        key = (content_type or _RAW).strip().lower()
+        charset = None
+        if ";" in key and key not in self._decoders:
+            key, *parameters = (part.strip() for part in key.split(";"))
+            pairs = dict(parameter.partition("=")[::2] for parameter in parameters)
+            charset = pairs.get("charset", "").strip('"')
         encoding = (content_encoding or charset or "utf-8").strip().lower()
-        return key, "utf-8" if encoding in _UTF8 else encoding
+        return key, "utf-8" if encoding == "utf8" else encoding
 
     # -- what may be decoded
 
-    def accepted(self, names: Iterable[str] | str | None) -> frozenset[str] | None:
+    def accepted(self, names: Iterable[str] | None) -> frozenset[str] | None:
         """Return the content types that *names* stand for.
 
-        :param names: names of serializers or content types, or one string with
-            commas; ``None``: what the process accepts.
+        :param names: names of serializers or content types; or one string,
+            with commas between them; ``None``: what the process accepts.
         :raises ConfigurationError: a name is unknown.
         """
         if names is None:
             return None
         if isinstance(names, str):
-            names = [name.strip() for name in names.split(",") if name.strip()]
-        return frozenset(self._content_type(name) for name in names)
+            names = filter(None, map(str.strip, names.split(",")))
+        return frozenset(map(self._content_type, names))
 
-    def _content_type(self, name: object) -> str:
+    def _content_type(self, name: str) -> str:
         if isinstance(name, str):
-            found = self._content_types.get(name)
-            if found is not None:
-                return found
-            if name == "raw":
-                return RAW
-            key = name.lower()
-            if key in (RAW, TEXT) or key in self._decoders:
+            key = self._content_types.get(name, name.lower())
+            if key in (_RAW, _TEXT) or key in self._decoders:
                 return key
-        known = ", ".join(sorted([*self._content_types, "raw"]))
+            if name == "raw":
+                return _RAW
         raise ConfigurationError(
-            f"cannot accept {name!r}: it is neither a serializer nor the content type of"
-            f" one; known are {known}; register your own before accepting them"
+            f"cannot accept {name!r:.60}: it is no serializer, nor the content type of one;"
+            f" known are {', '.join(sorted([*self._content_types, 'raw']))};"
+            " register your own serializer before accepting it"
         )
 
     def accept(self, *names: str) -> None:
-        """Decode what *names* encoded in the whole process, beside what is decoded already.
+        """Decode what *names* encoded in the whole process, beside what it decodes already.
 
         :param names: names of serializers or content types.
         :raises ConfigurationError: a name is unknown.
         """
-        self._opted_in |= self.accepted(names) or frozenset()
+        self._opted_in.update(map(self._content_type, names))
         self._policy = None
 
     def _process_policy(self) -> frozenset[str]:
+        # Not read before it is needed: until then the application may
+        # register the serializers that it names.
         if self._environment is None:
             self._environment = os.environ.get(ACCEPT_VARIABLE, "").strip()
         if self._environment:
-            allowed = self.accepted(self._environment) or frozenset()
+            try:
+                allowed = self.accepted(self._environment) or frozenset()
+            except ConfigurationError as exc:
+                raise ConfigurationError(
+                    f"in the environment variable {ACCEPT_VARIABLE}: {exc}"
+                ) from None
         else:
             allowed = frozenset(self._decoders) - self._restricted
         self._policy = allowed | self._opted_in
         return self._policy
 
-    def _disallowed(self, content_type: str) -> ContentDisallowed:
-        name = next(
-            (name for name, key in self._content_types.items() if key == content_type),
-            content_type,
-        )
+    def _disallowed(self, key: str) -> ContentDisallowed:
+        names = (name for name, known in self._content_types.items() if known == key)
+        name = next(names, key)
         return ContentDisallowed(
-            f"refused to decode content type {content_type!r}: serializer {name!r} is not"
-            f" accepted here; to accept it, name it in accept=[...] of the Consumer,"
-            f" ConsumerSet or BrokerConnection, or for the whole process by"
-            f" carrot.serialization.accept({name!r}) or the environment variable"
-            f" {ACCEPT_VARIABLE}=json,{name}"
+            f"refused to decode content type {key!r}: serializer {name!r} is not accepted"
+            " here. To accept it, name it in the accept=[...] of the Consumer, ConsumerSet or"
+            " BrokerConnection; or for the whole process,"
+            f" carrot.serialization.accept({name!r}) or the environment variable {ACCEPT_VARIABLE}=json,{name}"
+            f" (with Django, the setting {ACCEPT_VARIABLE})"
         )
 
 
@@ -344,27 +305,3 @@ def _as_bytes(payload: Any, content_encoding: str) -> bytes:
     if isinstance(payload, (bytes, bytearray, memoryview)):
         return bytes(payload)
     raise TypeError(f"its encoder returned {type(payload).__name__}, not str or bytes")
-
-
-def _unencodable(data: Any, serializer: str | None, exc: Exception) -> EncodeError:
-    remedy = _REMEDIES.get(serializer or "", "send what its encoder takes")
-    return EncodeError(
-        f"serializer {serializer!r} cannot encode {type(data).__name__}: {exc}; {remedy}"
-    )
-
-
-def _undecodable(
-    data: Any, content_type: str | None, content_encoding: str | None, exc: Exception
-) -> DecodeError:
-    cls = _PackageMissing if isinstance(exc, SerializerNotInstalled) else DecodeError
-    excerpt = ""
-    if isinstance(data, (bytes, str)):
-        more = "..." if len(data) > _EXCERPT else ""
-        excerpt = f": {data[:_EXCERPT]!r}{more} ({len(data)} long)"
-    return cls(
-        f"cannot decode the body as {content_type!r}, encoding {content_encoding!r}:"
-        f" {type(exc).__name__}: {exc}{excerpt}",
-        content_type,
-        content_encoding,
-        data,
-    )
