@@ -22,10 +22,20 @@ from carrot.exceptions import MessageStateError, NotSupported
 if TYPE_CHECKING:
     from carrot.confirms import Tracker
 
-__all__ = ["ACKNOWLEDGED_STATES", "BaseBackend", "BaseMessage", "MessageStateError"]
+__all__ = [
+    "ACKNOWLEDGED_STATES",
+    "BaseBackend",
+    "BaseMessage",
+    "MessageStateError",
+    "QueueAlreadyExistsWarning",
+]
 
 #: States of a message that is settled; it can not be settled again.
 ACKNOWLEDGED_STATES = frozenset(["ACK", "REJECTED", "REQUEUED"])
+
+
+class QueueAlreadyExistsWarning(UserWarning):
+    """A queue that was to be declared exists already (``warn_if_exists``)."""
 
 
 class BaseMessage:

@@ -40,12 +40,16 @@ class Channel(DeclaringChannel):
         super().__init__(connection)
         #: What the broker sent, oldest first. Taken out by whoever reads it.
         self.events: deque[Event] = deque()
+        #: Called after an event was added to :attr:`events`, in the middle of
+        #: an operation of the broker: it must not begin another.
+        self.on_event: Callable[[], object] | None = None
         #: Deliveries that were not settled yet, by their tags.
         self.unacked: dict[int, Unacked] = {}
         self.consumers: dict[str, Consumer] = {}
         #: Whether the bound on all its consumers together is reached.
         self.is_full = False
-        self._delivery_tag = 0
+        #: Number of the last delivery; they count from 1.
+        self.last_delivery_tag = 0
         self._settled_up_to = 0
         self._prefetch = 0
         # The bound on all consumers together, and how much of it is used.
@@ -163,7 +167,7 @@ class Channel(DeclaringChannel):
         if not found.ready:
             return None
         message = found.take()
-        self._delivery_tag = tag = self._delivery_tag + 1
+        self.last_delivery_tag = tag = self.last_delivery_tag + 1
         if not no_ack:
             self.unacked[tag] = (message, found, None)
             found.unacked += 1
@@ -227,7 +231,7 @@ class Channel(DeclaringChannel):
 
     def deliver(self, consumer: Consumer, message: Message) -> None:
         """Send a message to a consumer of this channel."""
-        self._delivery_tag = tag = self._delivery_tag + 1
+        self.last_delivery_tag = tag = self.last_delivery_tag + 1
         if not consumer.no_ack:
             self.unacked[tag] = (message, consumer.queue, consumer)
             consumer.unacked += 1
@@ -253,11 +257,10 @@ class Channel(DeclaringChannel):
         self.send(Cancelled(consumer.tag))
 
     def send(self, event: Event) -> None:
-        """Add to the events, and tell the connection."""
+        """Add to the events."""
         self.events.append(event)
-        on_event = self.connection.on_event
-        if on_event is not None:
-            on_event(self)
+        if self.on_event is not None:
+            self.on_event()
 
     # -- settling
 
@@ -317,7 +320,7 @@ class Channel(DeclaringChannel):
     ) -> Iterable[tuple[Queue, Consumer | None, Messages]]:
         # Taken out and grouped as RabbitMQ settles them: by queue, each
         # fetched message, then the messages of each consumer.
-        last = delivery_tag or self._delivery_tag
+        last = delivery_tag or self.last_delivery_tag
         groups: dict[tuple[str, str, int], tuple[Queue, Consumer | None, list[Message]]] = {}
         # Tags below were taken before: each is looked at once in a channel's life.
         for tag in range(self._settled_up_to + 1, last + 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from carrot.broker.channels import Channel
@@ -27,10 +26,6 @@ class Connection:
         self.channels: dict[Channel, None] = {}
         #: Queues that only this connection may use; deleted with it.
         self.exclusive_queues: dict[Queue, None] = {}
-        #: Called with the channel after an event was added to its
-        #: :attr:`~carrot.broker.Channel.events`, in the middle of an
-        #: operation of the broker: it must not begin another.
-        self.on_event: Callable[[Channel], object] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"

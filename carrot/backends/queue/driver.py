@@ -1,0 +1,404 @@
+"""A connection to an in-memory broker, and its channels, for several threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from carrot import broker
+from carrot.broker import Cancelled, Confirmed, Delivery, Nacked, Returned
+from carrot.confirms import Tracker, Unconfirmed
+from carrot.exceptions import (
+    ChannelError,
+    ConnectionBlocked,
+    ConnectionClosed,
+    ConnectionLost,
+    DrainTimeout,
+)
+
+if TYPE_CHECKING:
+    from carrot.backends.queue.hub import Hub
+
+__all__ = ["Channel", "Connection"]
+
+logger = logging.getLogger("carrot.backends.queue")
+
+
+class Connection:
+    """A connection to the broker of a :class:`~carrot.backends.queue.Hub`."""
+
+    def __init__(self, hub: Hub, raw: broker.Connection) -> None:
+        self.hub = hub
+        #: The broker's side; to be used under the lock of the hub.
+        self.raw = raw
+        self._fault: Exception | None = None
+        self._channels: dict[broker.Channel, Channel] = {}
+        # Channels that were sent something, once for each event.
+        self._inbox: deque[Channel] = deque()
+        # Locks, held, that sleeping threads wait for.
+        self._bells: deque[threading.Lock] = deque()
+        # The number of the last wake(), and which one each thread has seen.
+        self._wakes = 0
+        self._wake_numbers = count(1)
+        self._seen = threading.local()
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<memory connection to {self.hub.name!r} {self.raw.vhost.name!r}, {state}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self._fault is None and self.raw.is_open
+
+    connected = is_open
+
+    def check(self) -> None:
+        """Do nothing.
+
+        :raises ConnectionLost: the connection broke.
+        :raises ConnectionClosed: it was closed.
+        """
+        if self._fault is not None:
+            # A new one each time: they are raised in several threads.
+            raise type(self._fault)(*self._fault.args)
+        if not self.raw.is_open:
+            raise ConnectionLost("the broker closed the connection after an error")
+
+    def channel(self) -> Channel:
+        """Open a channel. :raises ConnectionLost: the connection broke."""
+        with self.hub:
+            self.check()
+            raw = self.raw.channel()
+            for closed in [each for each in self._channels if not each.is_open]:
+                del self._channels[closed]
+            channel = self._channels[raw] = Channel(self, raw)
+            return channel
+
+    def close(self) -> None:
+        """Close; idempotent. Unsettled messages return to their queues."""
+        self._end(ConnectionClosed("the connection to the in-memory broker was closed"))
+
+    def lose(self, reason: str) -> None:
+        """Break, as when the network does."""
+        self._end(ConnectionLost(f"lost the connection to memory://{self.hub.name}: {reason}"))
+
+    def _end(self, fault: Exception) -> None:
+        with self.hub:
+            self._fault = self._fault or fault
+            self.raw.close()
+            self.hub.forget(self)
+            self.hub.changed.notify_all()
+        self.wake_sleepers()
+
+    # -- waiting
+
+    def drain_events(self, timeout: float | None = None) -> bool:
+        """Wait for a message and run the callback of its consumer.
+
+        Callbacks of other threads' messages run in those threads: each call
+        takes one message. Cancelled consumers are told of on the way.
+
+        :param timeout: seconds to wait at most; 0 does not wait.
+        :returns: ``False`` when :meth:`wake` was called instead.
+        :raises DrainTimeout: no message came.
+        :raises ConnectionLost: the connection broke.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            if self._wakes != getattr(self._seen, "wakes", 0):
+                self._seen.wakes = self._wakes
+                return False
+            with self.hub as hub_broker:
+                self.check()
+                taken = self._take_event()
+                due = hub_broker.next_due()
+                sleep = None if due is None else max(0.0, due - self.hub.clock())
+            if taken is not None:
+                channel, event = taken
+                if channel.dispatch(event):
+                    return True
+                continue
+            if deadline is not None:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise DrainTimeout(f"no message came within {timeout} seconds")
+                sleep = left if sleep is None else min(left, sleep)
+            self._sleep(sleep)
+
+    def wake(self) -> None:
+        """Have :meth:`drain_events` return ``False``, once in each thread that calls it.
+
+        Takes no lock that another operation holds: any thread may call it, and
+        so may a signal handler in the very thread that waits.
+        """
+        self._wakes = next(self._wake_numbers)
+        self.wake_sleepers()
+
+    def wake_sleepers(self) -> None:
+        """Have every sleeping thread look anew at what there is."""
+        for bell in list(self._bells):
+            _ring(bell)
+
+    def forget_sleepers(self) -> None:
+        """Forget threads that sleep: a forked child has them not."""
+        self._bells.clear()
+
+    def _take_event(self) -> tuple[Channel, broker.Event] | None:
+        while self._inbox:
+            channel = self._inbox.popleft()
+            # Events of a channel that closed are gone.
+            if channel.raw.events:
+                return channel, channel.raw.events.popleft()
+        return None
+
+    def arrived(self, channel: Channel) -> None:
+        """Note that the broker has sent a channel something; wake one thread."""
+        self._inbox.append(channel)
+        if self._bells:
+            with suppress(IndexError):
+                _ring(self._bells.popleft())
+
+    def _sleep(self, seconds: float | None) -> None:
+        bell = threading.Lock()
+        bell.acquire()
+        self._bells.append(bell)
+        try:
+            # Looked at after the bell was hung up: whoever adds something
+            # does that first and rings then, so that nothing is missed.
+            if (
+                not self._inbox
+                and self._wakes == getattr(self._seen, "wakes", 0)
+                and self.is_open
+            ):
+                bell.acquire(timeout=-1 if seconds is None else min(seconds, _LONGEST_SLEEP))
+        finally:
+            with suppress(ValueError):
+                self._bells.remove(bell)
+            # We may have been woken for what another thread should take.
+            if self._inbox and self._bells:
+                with suppress(IndexError):
+                    _ring(self._bells.popleft())
+
+
+_LONGEST_SLEEP = threading.TIMEOUT_MAX
+
+
+def _ring(bell: threading.Lock) -> None:
+    with suppress(RuntimeError):  # rung already
+        bell.release()
+
+
+class Channel:
+    """A channel of a connection.
+
+    Has the methods of :class:`carrot.broker.Channel`; any thread may call them.
+    """
+
+    def __init__(self, connection: Connection, raw: broker.Channel) -> None:
+        self.connection = connection
+        self.raw = raw
+        #: What the tags of its deliveries are counted up from, in its backend.
+        self.tags_before = 0
+        #: What to call with each delivery of a consumer, by consumer tag.
+        self.callbacks: dict[str, Callable[[Delivery], Any]] = {}
+        #: Called with the tag of a consumer that the broker cancelled.
+        self.on_cancel: Callable[[str], Any] | None = None
+        #: Called with each returned message that no tracker waits for.
+        self.on_return: Callable[[Returned], Any] | None = None
+        self._tracker: Tracker | None = None
+        self._life = 0
+        self._answers = 0
+        # Weak: a connection that nobody holds is to be collected.
+        arrived = weakref.WeakMethod(self._arrived)
+        raw.on_event = lambda: (arrived() or _nobody)()
+
+    def __repr__(self) -> str:
+        return (
+            f"<memory channel of {self.connection!r}, {'open' if self.is_open else 'closed'}>"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.raw, name)
+        if not callable(method):
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.connection.hub:
+                self.connection.check()
+                return method(*args, **kwargs)
+
+        return call
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self.raw.is_open
+
+    def close(self) -> None:
+        """Close; idempotent, and quiet on a connection that is gone."""
+        with self.connection.hub:
+            self.raw.close()
+
+    # -- sending
+
+    def confirm_select(self, tracker: Tracker) -> None:
+        """Have messages confirmed, and count them in *tracker*.
+
+        :raises ConnectionLost: messages of an earlier channel are in flight there.
+        """
+        with self.connection.hub:
+            self.connection.check()
+            self.raw.confirm_select()
+            self._life = tracker.begin()
+            self._tracker = tracker
+
+    def publish(
+        self,
+        body: bytes,
+        properties: dict[str, Any],
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        entry: Unconfirmed | None,
+        patience: Callable[[], float | None],
+    ) -> None:
+        """Publish a message.
+
+        :param entry: what to enter in the tracker; what the broker finds
+            wrong with the message is then reported there.
+        :param patience: asked how many seconds to wait, where the broker
+            takes no messages for now.
+        :raises ConnectionBlocked: it took none for so long.
+        """
+        with self.connection.hub:
+            self.connection.check()
+            if self.connection.hub.blocked is not None:
+                self._await_unblocked(patience())
+            if entry is None or self._tracker is None:
+                self.raw.basic_publish(body, properties, exchange, routing_key, mandatory)
+                return
+            self._tracker.add(entry, self._life)
+            try:
+                self.raw.basic_publish(body, properties, exchange, routing_key, mandatory)
+            except ChannelError as error:
+                self._tracker.fail(entry, error)
+
+    def _await_unblocked(self, patience: float | None) -> None:
+        hub = self.connection.hub
+        if not hub.changed.wait_for(
+            lambda: hub.blocked is None or not self.connection.is_open, patience
+        ):
+            raise ConnectionBlocked(f"the broker takes no messages: {hub.blocked}")
+        self.connection.check()
+
+    def await_answer(self, seconds: float | None) -> None:
+        """Wait until something was confirmed, if anything is outstanding.
+
+        :raises DrainTimeout: nothing was, within that time.
+        """
+        hub = self.connection.hub
+        with hub:
+            self.connection.check()
+            if self._tracker is None or not self._tracker.outstanding:
+                return
+            answers = self._answers
+            hub.listeners += 1
+            try:
+                answered = hub.changed.wait_for(
+                    lambda: self._answers != answers or not self.connection.is_open, seconds
+                )
+            finally:
+                hub.listeners -= 1
+            self.connection.check()
+        if not answered:
+            raise DrainTimeout(f"the broker confirmed nothing within {seconds} seconds")
+
+    # -- receiving
+
+    def consume(
+        self,
+        queue: str,
+        consumer_tag: str,
+        no_ack: bool,
+        callback: Callable[[Delivery], Any],
+        arguments: dict[str, Any],
+    ) -> None:
+        """Subscribe to a queue; the thread that drains calls *callback*."""
+        with self.connection.hub:
+            self.connection.check()
+            self.raw.basic_consume(queue, consumer_tag, no_ack, arguments=arguments)
+            self.callbacks[consumer_tag] = callback
+
+    def cancel(self, consumer_tag: str) -> None:
+        """End a subscription; what was not handed out yet returns to the queue."""
+        with self.connection.hub:
+            self.connection.check()
+            self.callbacks.pop(consumer_tag, None)
+            self.raw.basic_cancel(consumer_tag)
+            events = list(self.raw.events)
+            self.raw.events.clear()
+            for event in events:
+                if type(event) is not Delivery or event.consumer_tag != consumer_tag:
+                    self.raw.events.append(event)
+                elif event.delivery_tag in self.raw.unacked:
+                    self.raw.basic_reject(event.delivery_tag, requeue=True)
+
+    def _arrived(self) -> None:
+        # In the middle of an operation of the broker, under the hub's lock.
+        event = self.raw.events[-1]
+        if type(event) is Delivery or type(event) is Cancelled:
+            self.connection.arrived(self)
+        else:
+            self.raw.events.pop()
+            self._answered(event)
+
+    def _answered(self, event: broker.Event) -> None:
+        hub, tracker = self.connection.hub, self._tracker
+        if type(event) is Returned:
+            if tracker is not None:
+                tracker.bounced(
+                    event.exchange,
+                    event.routing_key,
+                    event.body,
+                    event.reply_code,
+                    event.reply_text,
+                    self._life,
+                )
+            elif self.on_return is not None:
+                self.on_return(event)
+            return
+        assert type(event) is Confirmed or type(event) is Nacked
+        if hub.confirms_to_lose:
+            hub.confirms_to_lose -= 1
+            return
+        if tracker is not None:
+            settle = tracker.ack if type(event) is Confirmed else tracker.nack
+            settle(event.delivery_tag, event.multiple, self._life)
+        self._answers += 1
+        if hub.listeners:
+            hub.changed.notify_all()
+
+    def dispatch(self, event: broker.Event) -> bool:
+        """Run the callback of an event. Returns whether that was for a message."""
+        if type(event) is Delivery:
+            callback = self.callbacks.get(event.consumer_tag)
+            if callback is not None:
+                callback(event)
+                return True
+        elif type(event) is Cancelled:
+            self.callbacks.pop(event.consumer_tag, None)
+            if self.on_cancel is not None:
+                self.on_cancel(event.consumer_tag)
+        return False
+
+
+def _nobody() -> None:
+    """Stand in for a channel that is gone."""
