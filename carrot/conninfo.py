@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import AddressValueError, IPv6Address
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ _ENCODE_IT = (
 )
 # A comma or semicolon is legal inside a URL: it separates only before the next scheme.
 _BETWEEN_URLS = re.compile(r"\s*[;,]\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_HOST_NAME = re.compile(r"[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ class ConnInfo:
 
     def settings(self) -> dict[str, Any]:
         """Return keyword arguments of a connection; what is not said is left out."""
-        hosts = _hosts_text(self.hosts)
+        hostname, port = self.hosts[0]
+        if len(self.hosts) > 1:
+            hostname, port = _hosts_text(self.hosts), None
         said = {
             "backend_cls": self.transport,
-            "hostname": self.hosts[0][0] if len(self.hosts) == 1 else hosts,
-            "port": self.hosts[0][1] if len(self.hosts) == 1 else None,
+            "hostname": hostname,
+            "port": port,
             "userid": self.userid,
             "password": self.password,
             "virtual_host": self.virtual_host,
@@ -112,8 +115,9 @@ def parse_url(url: Any) -> ConnInfo:
     also be written ``//``, as other libraries and our own texts do.
 
     :param url: ``amqp://user:password@host:port/vhost?heartbeat=10``, ``amqps://``
-        or ``memory://``; several in a list, or separated by ``;``, are hosts
-        to try in turn, and have to agree in all else.
+        or ``memory://``. Hosts to try in turn stand in one URL, with commas
+        between them, or in several: in a list, or separated by ``;``. Several
+        URLs have to agree in all but their hosts.
     :raises ConfigurationError: names the part that is wrong.
     """
     urls = _BETWEEN_URLS.split(url.strip()) if isinstance(url, str) else url
@@ -125,19 +129,10 @@ def parse_url(url: Any) -> ConnInfo:
         for part in ("transport", "userid", "password", "virtual_host", "ssl", "options"):
             if getattr(other, part) != getattr(first, part):
                 raise ConfigurationError(
-                    f"broker URLs tried in turn must differ in host and port only:"
-                    f" {other} and {first} have different {part}"
+                    "broker URLs tried in turn must agree in all but their hosts:"
+                    f" {first} and {other} differ in {part}"
                 )
-    hosts = tuple(host for info in infos for host in info.hosts)
-    return ConnInfo(
-        first.transport,
-        hosts,
-        first.userid,
-        first.password,
-        first.virtual_host,
-        first.ssl,
-        first.options,
-    )
+    return replace(first, hosts=tuple(host for info in infos for host in info.hosts))
 
 
 def _parse_one(url: Any) -> ConnInfo:
@@ -155,19 +150,32 @@ def _parse_one(url: Any) -> ConnInfo:
         )
     if match["fragment"] is not None:
         raise ConfigurationError(f"a broker URL has no fragment (#...){_ENCODE_IT}")
+    if "@" in url[match.end("authority") :]:
+        # RFC 3986 lets it pass; but the one before is likely within a password,
+        # and what follows that would be taken, and shown, for the host.
+        raise ConfigurationError(f"an @ in a broker URL stands after the host{_ENCODE_IT}")
     userinfo, at, address = match["authority"].rpartition("@")
     user, colon, password = userinfo.partition(":")
-    host, port = _host_and_port(address)
+    hosts = tuple(_url_host(item, scheme.port) for item in address.split(","))
     options, ssl = _parameters(match["query"] or "", name, scheme.tls)
     return ConnInfo(
         scheme.backend,
-        ((_unquote(host, "host") or None, port or scheme.port),),
+        hosts,
         _unquote(user, "user") if at else None,
         _unquote(password, "password") if colon else None,
         _virtual_host(match["path"]),
         ssl,
         options,
     )
+
+
+def _url_host(address: str, default_port: int | None) -> Host:
+    name, port = _host_and_port(address)
+    if not address.startswith("["):
+        name = _unquote(name, "host")
+        if not _HOST_NAME.fullmatch(name):
+            raise ConfigurationError(f"the host in a broker URL is no name{_ENCODE_IT}")
+    return name or None, port or default_port
 
 
 def _virtual_host(path: str | None) -> str:
@@ -182,9 +190,9 @@ def _virtual_host(path: str | None) -> str:
 
 def _unquote(text: str, part: str) -> str:
     # Not urllib's: it lets wrong escapes and wrong UTF-8 pass.
-    if re.search(r"[\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})", text):
+    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]|%(?![0-9A-Fa-f]{2})", text):
         raise ConfigurationError(
-            f"the {part} in a broker URL has a blank or a % that is no escape{_ENCODE_IT}"
+            f"the {part} in a broker URL has a blank, or a % that is no escape{_ENCODE_IT}"
         )
     raw = re.sub(rb"%(..)", lambda m: bytes.fromhex(m[1].decode()), text.encode())
     try:
@@ -206,15 +214,13 @@ def _parameters(
     for pair in filter(None, query.split("&")):
         name, _, value = pair.partition("=")
         if name not in _PARAMETERS:
-            # What follows an @ may be the rest of a password with a ? in it.
-            shown = "" if "@" in query else f" {name!r}"
             raise ConfigurationError(
-                f"unknown parameter{shown} in a broker URL; known are"
-                f" {', '.join(_PARAMETERS)}{_ENCODE_IT if not shown else ''}"
+                f"unknown parameter {name!r:.60} in a broker URL; known are"
+                f" {', '.join(_PARAMETERS)}"
             )
         if name in _TLS_PARAMETERS and not tls:
             raise ConfigurationError(f"parameter {name!r} needs amqps://, not {scheme}://")
-        given[name] = _unquote(value.replace("+", " ").replace(" ", "%20"), name)
+        given[name] = _unquote(value, name)
     options: dict[str, Any] = {}
     if "heartbeat" in given:
         options["heartbeat"] = _whole(given["heartbeat"], "heartbeat", "seconds")
@@ -253,7 +259,7 @@ def _whole(text: str, name: str, unit: str) -> int:
 # -- hosts
 
 
-def _host_and_port(address: str) -> Host:
+def _host_and_port(address: str) -> tuple[str, int | None]:
     """Split ``host``, ``host:port``, ``[IPv6]`` or ``[IPv6]:port``."""
     if address.startswith("["):
         literal, bracket, rest = address[1:].partition("]")
@@ -270,16 +276,24 @@ def _host_and_port(address: str) -> Host:
     return host, _port(port)
 
 
-def _port(value: Any) -> int | None:
+def _port(text: str) -> int | None:
     # The text itself is not shown: it may be the rest of a password.
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ConfigurationError(f"the port after a host is not a number{_ENCODE_IT}")
+    if not 1 <= int(text) <= 65535:
+        raise ConfigurationError(f"the port after a host is not from 1 to 65535{_ENCODE_IT}")
+    return int(text)
+
+
+def _port_argument(value: Any) -> int | None:
     if value is None or value == "":
         return None
     if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigurationError(f"the port is not a number{_ENCODE_IT}")
-    if not 1 <= value <= 65535:
-        raise ConfigurationError(f"the port is not between 1 and 65535: {value}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise ConfigurationError(f"port must be a number from 1 to 65535, not {value!r:.60}")
     return value
 
 
@@ -292,7 +306,8 @@ def host_list(hostname: Any, port: Any = None) -> tuple[Host, ...]:
     :param port: for the hosts that say none.
     :raises ConfigurationError: it is none of these.
     """
-    port = _port(port)
+    port = _port_argument(port)
+    hosts: tuple[Host, ...]
     if is_url(hostname):
         hosts = parse_url(hostname).hosts
     else:
@@ -324,7 +339,7 @@ def _hosts_text(hosts: Iterable[Host], port: int | None = None) -> str:
         name = f"[{name}]" if ":" in name else name
         return f"{name}:{own}" if own else name
 
-    return ";".join(one(name or "", own or port) for name, own in hosts)
+    return ",".join(one(name or "", own or port) for name, own in hosts)
 
 
 # -- texts without passwords
@@ -335,8 +350,8 @@ def redact(url: Any) -> str:
     try:
         return str(parse_url(url))
     except ConfigurationError:
-        scheme = url.partition("://")[0] if is_url(url) and isinstance(url, str) else "..."
-        return f"{scheme}://..."
+        scheme = url.partition("://")[0] if isinstance(url, str) else ""
+        return f"{scheme if scheme in _SCHEMES else '...'}://..."
 
 
 def display(connection: Any) -> str:
@@ -360,10 +375,9 @@ def display(connection: Any) -> str:
 
 def _display(scheme: str, hosts: Iterable[Host], userid: Any, virtual_host: Any) -> str:
     port = {"amqp": 5672, "amqps": 5671}.get(scheme)
-    if port:
-        hosts = [(name or "localhost", own) for name, own in hosts]
+    address = _hosts_text([(name or "localhost", own) for name, own in hosts], port)
     user = f"{userid}@" if userid else ""
-    return f"{scheme}://{user}{_hosts_text(hosts, port)}/{virtual_host}"
+    return f"{scheme}://{user}{address}/{virtual_host}"
 
 
 def _scheme_of(backend_cls: Any, ssl: Any) -> str:
@@ -413,6 +427,14 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     return settled
 
 
+def _override(url: Any, explicit: dict[str, Any]) -> dict[str, Any]:
+    """Return what a URL says, but for what is said explicitly."""
+    info = parse_url(url)
+    if "port" in explicit:
+        info = replace(info, hosts=tuple((name, None) for name, _ in info.hosts))
+    return {**info.settings(), **explicit}
+
+
 _DJANGO = {
     "hostname": ("BROKER_HOST", "AMQP_SERVER"),
     "port": ("BROKER_PORT", "AMQP_PORT"),
@@ -433,11 +455,11 @@ def from_django(settings: Any) -> dict[str, Any]:
     :param settings: any object with the settings as attributes.
     :raises ConfigurationError: ``BROKER_URL`` cannot be read.
     """
-    url = getattr(settings, "BROKER_URL", None)
-    found = parse_url(url).settings() if url else {}
+    found = {}
     for name, candidates in _DJANGO.items():
         values = (getattr(settings, candidate, None) for candidate in candidates)
         value = next((value for value in values if value not in (None, "")), None)
         if value is not None:
             found[name] = value
-    return found
+    url = getattr(settings, "BROKER_URL", None)
+    return _override(url, found) if url else found

@@ -6,7 +6,6 @@ the one call, which says what to write instead.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -95,8 +94,8 @@ def milliseconds(seconds: Any) -> str:
         raise ConfigurationError(
             f"expiration must be from 0 to {_LONGEST_WAIT // 1000} seconds, not {seconds!r:.60}"
         )
-    # Up: a message must not expire before its time.
-    return str(math.ceil(seconds * 1000))
+    # 0 would expire the message at once: only for who asked for it.
+    return str(max(round(seconds * 1000), 1 if seconds else 0))
 
 
 def posix_time(value: Any) -> int:

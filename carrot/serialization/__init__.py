@@ -1,16 +1,16 @@
 """Encode and decode message data, by name and by content type.
 
-==========  ================================  ==========
-name        content type                      encoding
-==========  ================================  ==========
-(bytes)     ``application/data``              binary
-(str)       ``text/plain``                    utf-8
-raw         ``application/data``              utf-8 or binary
-json        ``application/json``              utf-8
-yaml        ``application/x-yaml``            utf-8
-pickle      ``application/x-python-serialize`` binary
-msgpack     ``application/x-msgpack``         binary
-==========  ================================  ==========
+==========  ==================================  ================
+name        content type                        encoding
+==========  ==================================  ================
+(bytes)     ``application/data``                binary
+(str)       ``text/plain``                      utf-8
+raw         ``application/data``                utf-8 or binary
+json        ``application/json``                utf-8
+yaml        ``application/x-yaml``              utf-8
+pickle      ``application/x-python-serialize``  binary
+msgpack     ``application/x-msgpack``           binary
+==========  ==================================  ================
 
 Pickle runs what the sender wants it to run, so that receiving it has to be
 asked for: :func:`accept`, the environment variable ``CARROT_ACCEPT_CONTENT``,

@@ -293,9 +293,9 @@ class SerializerRegistry:
         return ContentDisallowed(
             f"refused to decode content type {key!r}: serializer {name!r} is not accepted"
             " here. To accept it, name it in the accept=[...] of the Consumer, ConsumerSet or"
-            " BrokerConnection; or for the whole process,"
-            f" carrot.serialization.accept({name!r}) or the environment variable {ACCEPT_VARIABLE}=json,{name}"
-            f" (with Django, the setting {ACCEPT_VARIABLE})"
+            " BrokerConnection; or, for the whole process, call"
+            f" carrot.serialization.accept({name!r}) or set the environment variable"
+            f" {ACCEPT_VARIABLE}=json,{name} (in Django, the setting of that name)"
         )
 
 
