@@ -1,0 +1,341 @@
+"""The driver's channel: what is hot is done here, the rest by the ``amqp`` package."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import amqp.channel
+from amqp import spec
+from amqp.exceptions import ChannelError as AMQPChannelError
+
+from carrot.backends.pyamqplib.rpc import Caller
+from carrot.backends.pyamqplib.tables import encode_properties
+from carrot.backends.pyamqplib.wire import (
+    OVERHEAD,
+    Delivery,
+    method_frame,
+    publish_bytes,
+    publish_frames,
+    publish_prefix,
+    settle_frame,
+    shortstr,
+)
+from carrot.exceptions import BrokerError, ChannelError, NotFound, channel_error
+from carrot.utils import time_left, time_limit
+
+__all__ = ["Channel"]
+
+logger = logging.getLogger("carrot.backends.pyamqplib")
+
+#: Seconds that closing may take.
+CLOSE_TIMEOUT = 3.0
+#: Bodies up to this many bytes are copied beside their frames, for one write.
+_JOINED = 16 * 1024
+#: Destinations whose frames are remembered, per channel.
+_CACHED = 1024
+
+
+class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
+    """A channel. Threads may share it."""
+
+    #: Why the broker closed the channel, until somebody was told.
+    error: ChannelError | None = None
+    #: Counts what :meth:`basic_publish` is given an *entry* for.
+    tracker: Any = None
+    #: The life of the tracker that this channel is.
+    life: int = 0
+
+    def __init__(
+        self,
+        connection: Any,
+        channel_id: int | None = None,
+        auto_decode: bool = False,
+        on_open: Any = None,
+    ) -> None:
+        super().__init__(connection, channel_id, auto_decode=False, on_open=on_open)
+        self._prepare_calls(connection)
+        self._number: int = self.channel_id
+        self._prefixes: dict[Any, tuple[bytes, bytes]] = {}
+        self._room = connection.frame_max - OVERHEAD
+        self._joined = min(self._room, _JOINED)
+        self._forgetful: set[str] = set()
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<Channel {self._number} of {self._driver!r} {state}>"
+
+    # -- publishing
+
+    def basic_publish(
+        self,
+        msg: Any,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        argsig: str = "",
+        entry: Any = None,
+    ) -> None:
+        """Write a message. An error means that nothing of it was written.
+
+        Waits only for room on the link, the connection's ``timeout`` at most.
+
+        :param entry: what to enter in the tracker as the message is written.
+        :raises EncodeError: a property cannot be expressed.
+        :raises ConnectionBlocked: there was no room in time.
+        """
+        properties = getattr(msg, "encoded", None)
+        if properties is None:
+            properties = encode_properties(msg.properties)
+        try:
+            prefix = self._prefixes[exchange, routing_key, mandatory, properties]
+        except (KeyError, TypeError):
+            prefix = self._new_prefix(exchange, routing_key, mandatory, properties)
+        body = msg.body
+        if body.__class__ is not bytes:
+            body = _as_bytes(body)
+        if 0 < len(body) <= self._joined:
+            pieces = [publish_bytes(prefix, body)]
+        else:
+            pieces = publish_frames(prefix, body, self._room)
+        driver = self._driver
+        deadline = 0.0
+        while True:
+            with driver.lock:
+                if not self.is_open:
+                    raise self.gone()
+                if driver.ready():
+                    if entry is not None:
+                        self.tracker.add(entry, self.life)
+                    written = driver.put(pieces)
+                    break
+            deadline = deadline or monotonic() + time_left(driver.timeout)
+            driver.await_room(deadline)
+        if driver.posted or driver.out:
+            driver.settle_down(deadline or monotonic() + time_left(driver.timeout))
+        if not written and entry is None:
+            raise driver.broken()
+
+    def _new_prefix(
+        self, exchange: Any, routing_key: Any, mandatory: Any, properties: bytes
+    ) -> tuple[bytes, bytes]:
+        prefix = publish_prefix(
+            self._number, exchange, routing_key, mandatory, properties, self._room
+        )
+        if len(self._prefixes) >= _CACHED:
+            self._prefixes.clear()
+        self._prefixes[exchange, routing_key, mandatory, properties] = prefix
+        return prefix
+
+    # -- settling
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> bool:
+        """Acknowledge; return whether the channel is there to take it."""
+        frame = settle_frame(self._number, 80, delivery_tag, 1 if multiple else 0)
+        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+
+    def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> bool:
+        """Discard or give back; return whether the channel is there to take it."""
+        frame = settle_frame(self._number, 90, delivery_tag, 1 if requeue else 0)
+        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+
+    def basic_nack(
+        self, delivery_tag: int, multiple: bool = False, requeue: bool = True
+    ) -> bool:
+        """Reject one or all so far; return whether the channel is there to take it."""
+        bits = (1 if multiple else 0) | (2 if requeue else 0)
+        frame = settle_frame(self._number, 120, delivery_tag, bits)
+        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+
+    # -- receiving
+
+    def basic_get(self, queue: str = "", no_ack: bool = False, argsig: str = "") -> Any:
+        """Return the next message of a queue, or ``None``."""
+        arguments = b"\x00\x00" + shortstr(queue, "queue") + (b"\x01" if no_ack else b"\x00")
+        answer = self.call(spec.Basic.Get, arguments, [spec.Basic.GetOk, spec.Basic.GetEmpty])
+        return answer[0] if answer and isinstance(answer[0], Delivery) else None
+
+    def basic_consume(
+        self,
+        queue: str = "",
+        consumer_tag: str = "",
+        no_local: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        nowait: bool = False,
+        callback: Callable[[Any], Any] | None = None,
+        arguments: Any = None,
+        on_cancel: Callable[[str], Any] | None = None,
+        argsig: str = "BssbbbbF",
+    ) -> str:
+        """Subscribe; deliveries wait in the inbox until someone drains."""
+        tag = consumer_tag or f"amq.ctag-{uuid.uuid4()}"
+        # Before it is asked for: another thread may be draining.
+        self.callbacks[tag] = callback
+        if no_ack:
+            self._forgetful.add(tag)
+        try:
+            super().basic_consume(
+                queue, tag, no_local, no_ack, exclusive, nowait, callback, arguments, on_cancel
+            )
+        except BaseException:
+            self.callbacks.pop(tag, None)
+            raise
+        return tag
+
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False, argsig: str = "") -> Any:
+        """Unsubscribe, and give back what was not handed to the callback."""
+        self.callbacks.pop(consumer_tag, None)
+        if not self.is_open:
+            return None
+        answer = super().basic_cancel(consumer_tag, nowait)
+        self.unwanted(self._driver.withdraw(self, consumer_tag))
+        return answer
+
+    def unwanted(self, deliveries: Iterable[Delivery]) -> None:
+        """Give back messages whose consumer is gone."""
+        for delivery in deliveries:
+            # With no_ack the broker has forgotten it, and has no such tag.
+            if self.is_open and delivery.consumer_tag not in self._forgetful:
+                self.basic_reject(delivery.delivery_tag, requeue=True)
+
+    # -- what the broker sends; called by the thread that reads
+
+    def confirmed(self, delivery_tag: int, multiple: bool, taken: bool) -> None:
+        """Pass on ``basic.ack`` or ``basic.nack``."""
+        for callback in self.events["basic_ack" if taken else "basic_nack"]:
+            callback(delivery_tag, multiple)
+
+    def fetched(self, delivery: Delivery) -> None:
+        """Pass on the answer to ``basic.get``."""
+        waiting = self._pending.get(spec.Basic.GetOk)
+        if waiting is not None:
+            waiting(spec.Basic.GetOk, delivery)
+
+    def returned(self, delivery: Delivery, reply_code: int, reply_text: str) -> None:
+        """Pass on ``basic.return``."""
+        exc = AMQPChannelError(reply_text, spec.Basic.Return, reply_code=reply_code)
+        callbacks = self.events["basic_return"]
+        if not callbacks:
+            logger.warning(
+                "message to %r was returned, and nobody asked: %s %s",
+                delivery.route,
+                reply_code,
+                reply_text,
+            )
+        for callback in callbacks:
+            callback(exc, *delivery.route, delivery)
+
+    def _on_basic_cancel(self, consumer_tag: str) -> None:
+        # After the deliveries that came before it.
+        self._driver.inbox.append(partial(self._cancelled, consumer_tag))
+
+    def _cancelled(self, consumer_tag: str) -> None:
+        """Tell of a consumer that the broker cancelled; called by the thread that drains."""
+        on_cancel = self._remove_tag(consumer_tag)
+        if on_cancel is not None:
+            on_cancel(consumer_tag)
+        elif self.is_open:
+            raise NotFound(
+                404, f"the broker cancelled consumer {consumer_tag!r}: its queue is gone"
+            )
+
+    # -- the connection, for those who know the channel only
+
+    def flush(self) -> None:
+        """Write what waits to be written, as far as the link takes it now."""
+        self._driver.flush()
+
+    def pump(self, timeout: float | None = None) -> None:
+        """Have what arrives filed, without running callbacks.
+
+        :raises ChannelError: the broker closed the channel.
+        :raises DrainTimeout: nothing came.
+        """
+        self._driver.pump(timeout)
+        if self.error is not None:
+            raise self.gone()
+
+    def wake(self) -> None:
+        """End the waiting of each draining thread, once; callable from a signal handler."""
+        self._driver.wake()
+
+    # -- the end
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Close the channel, within a few seconds. Idempotent, and quiet."""
+        driver = self._driver
+        driver.flush()
+        with driver.lock:
+            if not self.is_open:
+                return
+            # From here on nobody writes on this channel.
+            self.is_open = False
+        self.is_closing = True
+        try:
+            with time_limit(CLOSE_TIMEOUT):
+                self.call(spec.Channel.Close, b"\x00" * 7, [spec.Channel.CloseOk])
+        except BrokerError:
+            pass
+        finally:
+            self.is_closing = False
+
+    def collect(self) -> None:
+        """Forget everything; a hook of the ``amqp`` package."""
+        super().collect()
+        self._driver.withdraw(self)
+
+    def gone(self) -> BrokerError:
+        """Return the error for using a channel that is closed; says why once."""
+        error, self.error = self.error, None
+        if error is not None:
+            return error
+        if not self._driver.connected:
+            return self._driver.broken()  # type: ignore[no-any-return]
+        return ChannelError(504, f"channel {self._number} is closed")
+
+    def _on_close(
+        self, reply_code: int, reply_text: str, class_id: int, method_id: int
+    ) -> None:
+        driver = self._driver
+        with driver.lock:
+            # What was written before it was written on an open channel.
+            self.is_open = False
+            driver.posted.append(self._frame(spec.Channel.CloseOk, b""))
+        if self.is_closing:
+            return  # the answer to our own close is still to come
+        error = channel_error(reply_code, reply_text)
+        waiting = list(self._pending.values())
+        for reply in waiting:
+            reply.fail(error)
+        if not waiting:
+            self.error = error
+            if self.callbacks:
+                # Its consumers would wait for ever: tell who drains.
+                driver.inbox.append(self._tell)
+        self.collect()
+
+    def _tell(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
+        # Opening and closing happen while it is not open.
+        channel = None if sig[0] == spec.Channel.CLASS_ID else self
+        heed = sig != spec.Channel.Close
+        self._driver.write(self._frame(sig, arguments), channel, heed)
+
+    def _frame(self, sig: tuple[int, int], arguments: bytes) -> bytes:
+        return method_frame(self._number, sig, arguments)
+
+
+def _as_bytes(body: Any) -> bytes:
+    return body.encode() if isinstance(body, str) else bytes(body)

@@ -1,0 +1,89 @@
+"""The thread that keeps links alive while the application does other things."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from time import monotonic
+from typing import Any
+
+__all__ = ["unwatch", "watch"]
+
+#: Seconds between two looks, unless heartbeats have to be more frequent.
+INTERVAL = 1.0
+
+
+class _Keeper:
+    """Calls ``tick(now)`` of each connection now and then.
+
+    Runs while there are connections, and holds none of them.
+    """
+
+    def __init__(self) -> None:
+        self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._poke = threading.Event()
+        self._running = False
+
+    def watch(self, connection: Any) -> None:
+        """Tick this connection from now on, until it is closed or gone."""
+        with self._lock:
+            self.connections.add(connection)
+            self._poke.set()
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._run, name="carrot-keeper", daemon=True).start()
+
+    def unwatch(self, connection: Any) -> None:
+        """Tick this connection no more."""
+        self.connections.discard(connection)
+
+    def _run(self) -> None:
+        while True:
+            self._poke.wait(self._interval())
+            self._poke.clear()
+            with self._lock:
+                if not self.connections:
+                    self._running = False
+                    return
+                connections = list(self.connections)
+            for connection in connections:
+                connection.tick(monotonic())
+            # Hold none of them while waiting.
+            del connection, connections
+
+    def _interval(self) -> float:
+        with self._lock:
+            heartbeats = [c.heartbeat for c in self.connections if c.heartbeat]
+        return min([INTERVAL, *(heartbeat / 4 for heartbeat in heartbeats)])
+
+
+_keeper = _Keeper()
+
+
+def watch(connection: Any) -> None:
+    """Keep a connection alive, without holding it."""
+    _keeper.watch(connection)
+
+
+def unwatch(connection: Any) -> None:
+    """Leave a connection alone."""
+    _keeper.unwatch(connection)
+
+
+def _forked() -> None:
+    """Make the child of a fork leave the parent's links alone.
+
+    No lock of the parent may be waited for: the thread that holds it does
+    not exist here.
+    """
+    global _keeper
+    connections, _keeper = list(_keeper.connections), _Keeper()
+    for connection in connections:
+        connection.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

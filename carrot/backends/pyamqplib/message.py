@@ -1,0 +1,101 @@
+"""Messages: those that are sent, and those that were received."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqp.basic_message import Message as AMQPMessage
+
+from carrot.backends.base import BaseMessage
+
+__all__ = ["DeliveryTag", "Message", "Outgoing"]
+
+
+class Outgoing(AMQPMessage):  # type: ignore[misc]
+    """A message to publish, cheap to make: its properties may be encoded beforehand.
+
+    :param properties: under the names of the ``amqp`` package; shared, so copied
+        before anybody gets hold of them.
+    :param encoded: the same as bytes; ``None``: not known.
+    """
+
+    #: Set by those who pass a message of their own to a consumer.
+    delivery_tag: Any = None
+    delivery_info: Any = None
+    encoded: bytes | None
+
+    def __init__(self, body: Any, properties: dict[str, Any], encoded: bytes | None) -> None:
+        self.body = body
+        self._template = properties
+        self.encoded = encoded
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The message's properties; changes count."""
+        mine = self.__dict__.get("_properties")
+        if mine is None:
+            mine = self.__dict__["_properties"] = dict(self._template)
+            self.encoded = None
+        return mine
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.body)} bytes>"
+
+
+class DeliveryTag(int):
+    """The number of a delivery, which knows the channel where it counts."""
+
+    channel: Any
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+
+class Message(BaseMessage):
+    """A message received from RabbitMQ, or made by hand.
+
+    :param amqp_message: what the driver received.
+    :param kwargs: attributes of a message made by hand, see
+        :class:`~carrot.backends.base.BaseMessage`.
+    """
+
+    #: What the driver received; ``None`` for a message made by hand.
+    amqp_message: Any = None
+
+    def __init__(self, backend: Any, amqp_message: Any = None, **kwargs: Any) -> None:
+        if amqp_message is None:
+            super().__init__(backend, **kwargs)
+            return
+        self.backend = backend
+        self.amqp_message = amqp_message
+        self.body = amqp_message.body
+        # Foreign messages may lack any of these.
+        self.content_type = getattr(amqp_message, "content_type", None)
+        self.content_encoding = getattr(amqp_message, "content_encoding", None)
+        number = getattr(amqp_message, "delivery_tag", None)
+        channel = getattr(amqp_message, "channel", None)
+        if channel is not None and number.__class__ is int:
+            tag = self.delivery_tag = DeliveryTag(number)
+            tag.channel = channel
+        else:
+            self.delivery_tag = number
+        if kwargs:
+            self.__dict__.update(kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Work out what few ask for, at the first access."""
+        value: Any
+        if name == "_amqp_message":
+            return self.amqp_message
+        if name == "delivery_info":
+            value = getattr(self.amqp_message, "delivery_info", None) or {}
+        elif name == "headers":
+            value = self.properties.get("headers") or {}
+        elif name == "properties":
+            value = dict(getattr(self.amqp_message, "properties", None) or {})
+            if "application_headers" in value:
+                value["headers"] = value.pop("application_headers")
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.__dict__[name] = value
+        return value

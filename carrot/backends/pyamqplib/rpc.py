@@ -1,0 +1,153 @@
+"""Methods that the broker answers, within a deadline, for connection and channel alike."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import amqp.exceptions
+from amqp.serialization import dumps
+
+from carrot.backends.pyamqplib.wire import method_frame
+from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost
+from carrot.utils import time_left
+
+__all__ = ["Caller", "Reply"]
+
+
+class Reply:
+    """What the broker answers, once it has."""
+
+    __slots__ = ("arguments", "error", "ready")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.arguments: tuple[Any, ...] = ()
+        self.error: Exception | None = None
+
+    def __call__(self, signature: Any, *arguments: Any) -> None:
+        """Take the answer; called by ``dispatch_method`` of the ``amqp`` package."""
+        self.arguments = arguments
+        self.ready = True
+
+    def fail(self, error: Exception) -> None:
+        """Take the reason why there will be no answer."""
+        self.error = error
+        self.ready = True
+
+
+class Caller:
+    """Replaces what ``AbstractChannel`` of the ``amqp`` package does to send and wait.
+
+    Waiting here reads what comes for others as well, and runs none of their
+    callbacks. Threads may share it: calls of one channel take turns.
+    """
+
+    _driver: Any
+    _pending: dict[Any, Any]
+    channel_id: Any
+
+    def _prepare_calls(self, driver: Any) -> None:
+        self._driver = driver
+        self._turns = threading.Lock()
+
+    def send_method(
+        self,
+        sig: tuple[int, int],
+        format: str | None = None,
+        args: Any = None,
+        content: Any = None,
+        wait: Any = None,
+        callback: Callable[[], Any] | None = None,
+        returns_tuple: bool = False,
+    ) -> Any:
+        """Send a method; with *wait*, return the arguments of the answer.
+
+        :raises ConfigurationError: the arguments cannot be encoded.
+        :raises ConnectionLost: the answer did not come in time.
+        """
+        arguments = _encoded(sig, format, args)
+        if wait is None:
+            self._send(sig, arguments)
+            if callback is not None:
+                callback()
+            return None
+        answer = self.call(sig, arguments, wait if isinstance(wait, list) else [wait])
+        return answer if returns_tuple else (answer[0] if answer else None)
+
+    def call(self, sig: tuple[int, int], arguments: bytes, answers: list[Any]) -> Any:
+        """Send an encoded method and wait for one of its answers."""
+        driver = self._driver
+        limit = time_left(driver.timeout)
+        deadline = monotonic() + limit
+        if not self._turns.acquire(timeout=limit):
+            raise driver.gave_up(sig, limit)
+        reply = Reply()
+        try:
+            # Before it is sent: another thread may read the answer at once.
+            for answer in answers:
+                self._pending[answer] = reply
+            self._send(sig, arguments)
+            driver.pump_until(reply, sig, deadline)
+        finally:
+            for answer in answers:
+                self._pending.pop(answer, None)
+            self._turns.release()
+        if reply.error is not None:
+            raise reply.error
+        return reply.arguments
+
+    def wait(
+        self,
+        method: Any,
+        callback: Callable[..., Any] | None = None,
+        timeout: float | None = None,
+        returns_tuple: bool = False,
+    ) -> Any:
+        """Wait for a method that the broker sends unasked."""
+        reply = Reply()
+        methods = method if isinstance(method, list) else [method]
+        for expected in methods:
+            self._pending[expected] = reply
+        limit = time_left(self._driver.timeout if timeout is None else timeout)
+        try:
+            self._driver.pump_until(reply, methods[0], monotonic() + limit)
+        finally:
+            for expected in methods:
+                self._pending.pop(expected, None)
+        if reply.error is not None:
+            raise reply.error
+        if callback is not None:
+            callback(*reply.arguments)
+        answer = reply.arguments
+        return answer if returns_tuple else (answer[0] if answer else None)
+
+    def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
+        raise NotImplementedError
+
+    def _frame(self, sig: tuple[int, int], arguments: bytes) -> bytes:
+        return method_frame(self.channel_id, sig, arguments)
+
+
+def _encoded(sig: tuple[int, int], format: str | None, args: Any) -> bytes:
+    if not format:
+        return b""
+    try:
+        data: bytes = dumps(format, args)
+    except (CarrotError, ConnectionLost):
+        raise
+    except (
+        amqp.exceptions.FrameSyntaxError,
+        struct.error,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as exc:
+        name = amqp.exceptions.METHOD_NAME_MAP.get(sig, sig)
+        text = getattr(exc, "reply_text", None) or exc
+        raise ConfigurationError(f"cannot send {name} with {args!r:.200}: {text}") from exc
+    return data

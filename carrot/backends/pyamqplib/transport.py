@@ -1,0 +1,214 @@
+"""The socket: connected within a deadline, then never blocking.
+
+Python gives a socket with a timeout an extra ``poll`` for each call, so the
+timeout is zero here and whoever must wait polls by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl as ssl_module
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import amqp.transport
+
+from carrot.backends.pyamqplib.tls import TLS
+
+__all__ = ["TLSTransport", "Transport"]
+
+#: Bytes to ask of the kernel at once.
+RECEIVE = 256 * 1024
+
+#: Receiving so much suggests that there is more: try again before polling.
+_PLENTY = 4096
+
+#: Options of TCP, where the system has them. The ``amqp`` package would set
+#: TCP_USER_TIMEOUT to one second, which ends links that are merely full, and
+#: would pin down the receive window.
+_TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 9}
+
+
+class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
+    """A TCP link.
+
+    :param host: ``host:port``.
+    :param connect_timeout: seconds in which :meth:`connect` has to succeed.
+    """
+
+    #: Whether :meth:`receive` may have something although the socket looks idle.
+    eager = False
+
+    def __init__(self, host: str, connect_timeout: float | None = None, **kwargs: Any) -> None:
+        super().__init__(host, connect_timeout=connect_timeout, **kwargs)
+        self._deadline = monotonic() + (30.0 if connect_timeout is None else connect_timeout)
+
+    # -- connecting; called by connect() of the base class
+
+    def _connect(self, host: str, port: int, timeout: float | None) -> None:
+        # The resolver has time limits of its own, which nobody can shorten.
+        addresses = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
+        for index, (family, kind, protocol, _, address) in enumerate(addresses):
+            left = self._left()
+            self.sock = socket.socket(family, kind, protocol)
+            try:
+                # Leave time for the addresses that follow.
+                self.sock.settimeout(left / (len(addresses) - index))
+                self.sock.connect(address)
+                return
+            except OSError:
+                self.sock.close()
+                self.sock = None
+                if index == len(addresses) - 1:
+                    raise
+
+    def _init_socket(self, *settings: Any) -> None:
+        self.sock.setblocking(False)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _TCP_OPTIONS.items():
+            option = getattr(socket, name, None)
+            if option is not None:
+                self.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._setup_transport()
+        # The only write before the peer's first: the buffer is empty.
+        self.send(amqp.transport.AMQP_PROTOCOL_HEADER)
+
+    def _setup_transport(self) -> None:
+        self.send: Callable[[Any], int] = self._send
+        self._raw_send = self.sock.send
+        self._raw_receive = self.sock.recv
+
+    def _left(self) -> float:
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    # -- moving bytes
+
+    def _send(self, data: Any) -> int:
+        """Send what the kernel takes now; return how many bytes that were.
+
+        :raises OSError: the link is broken.
+        """
+        try:
+            return self._raw_send(data)
+        except BlockingIOError:
+            return 0
+
+    def receive(self) -> bytes | None:
+        """Return what has arrived; ``None`` if nothing has.
+
+        :raises OSError: the link is broken, or the peer closed it.
+        """
+        try:
+            data = self._raw_receive(RECEIVE)
+        except BlockingIOError:
+            self.eager = False
+            return None
+        if not data:
+            raise ConnectionResetError("the broker closed the connection")
+        self.eager = len(data) >= _PLENTY
+        return data
+
+    # -- ending
+
+    def sever(self) -> None:
+        """End the link at once, from any thread; whoever polls it wakes up."""
+        sock = self.sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.abandon()
+
+    close = sever
+
+    def abandon(self) -> None:
+        """Drop this process's hold of the socket without a byte or a FIN.
+
+        For the child of a fork: the parent goes on using the link.
+        """
+        self.connected = False
+        if self.sock is not None:
+            self.sock.close()
+
+
+class TLSTransport(Transport):
+    """A TLS link over TCP.
+
+    :param ssl: how to verify the peer and who we are.
+    """
+
+    eager = True
+
+    def __init__(self, host: str, ssl: TLS, **kwargs: Any) -> None:
+        super().__init__(host, **kwargs)
+        self._tls = ssl
+        # OpenSSL's objects must not be used by two threads at once.
+        self._lock = threading.Lock()
+
+    def _setup_transport(self) -> None:
+        self.sock = self._tls.wrap(self.sock, self.host)
+        super()._setup_transport()
+        while True:
+            try:
+                self.sock.do_handshake()
+                return
+            except ssl_module.SSLWantReadError:
+                self._wait(select.POLLIN)
+            except ssl_module.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+
+    def _wait(self, event: int) -> None:
+        poller = select.poll()
+        poller.register(self.sock, event)
+        poller.poll(self._left() * 1000)
+
+    def _send(self, data: Any) -> int:
+        with self._lock:
+            try:
+                return self._raw_send(data)
+            except (ssl_module.SSLWantWriteError, ssl_module.SSLWantReadError):
+                return 0
+
+    def receive(self) -> bytes | None:
+        # A record holds 16 KiB at most; empty OpenSSL's buffer, which no
+        # poll sees.
+        chunks: list[bytes] = []
+        size = 0
+        while size < RECEIVE:
+            try:
+                with self._lock:
+                    data = self._raw_receive(RECEIVE)
+            except (ssl_module.SSLWantReadError, ssl_module.SSLWantWriteError):
+                break
+            except OSError:
+                if chunks:
+                    break  # it will be raised again
+                raise
+            if not data:
+                if chunks:
+                    break
+                raise ConnectionResetError("the broker closed the connection")
+            chunks.append(data)
+            size += len(data)
+        return b"".join(chunks) if chunks else None
+
+    def sever(self) -> None:
+        with self._lock:
+            super().sever()
+
+    close = sever
+
+    def abandon(self) -> None:
+        self.connected = False
+        sock = self.sock
+        if sock is not None:
+            # Not SSLSocket.close(), which may want to say goodbye.
+            os.close(sock.detach())
