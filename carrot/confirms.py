@@ -23,7 +23,6 @@ from typing import Any
 from carrot.exceptions import (
     ChannelError,
     ConfirmTimeout,
-    ConnectionLost,
     PublishError,
     PublishNacked,
     Unroutable,
@@ -175,6 +174,19 @@ class Tracker:
             return self._bytes + sum(entry.size for entry in self._owed)
 
     @property
+    def oldest(self) -> int | None:
+        """The ``number`` of the oldest outstanding message; ``None`` without any."""
+        with self._lock:
+            heads = [entries[0].number for entries in (self._entries, self._owed) if entries]
+            return min(heads, default=None)
+
+    def unconfirmed(self) -> list[Unconfirmed]:
+        """Return what is outstanding, in the order of sending."""
+        with self._lock:
+            held = [e for e in (*self._entries, *self._owed) if not e.settled]
+        return sorted(held, key=_number)
+
+    @property
     def failed(self) -> int:
         """Failures that nobody has taken yet."""
         return len(self._failures)
@@ -186,13 +198,14 @@ class Tracker:
 
         :returns: the channel's *life*; what is said later about an earlier
             life is ignored.
-        :raises ConnectionLost: messages of an earlier channel are in flight.
+        :raises ChannelError: messages of an earlier channel are in flight.
             Settle them first, by :meth:`restart` or :meth:`fail_all`.
         """
         with self._lock:
             if self._in_flight:
-                raise ConnectionLost(
-                    f"{self._in_flight} messages were not confirmed when their channel closed"
+                raise ChannelError(
+                    0,
+                    f"{self._in_flight} messages were not confirmed when their channel closed",
                 )
             self._renumber()
             return self.life
@@ -227,11 +240,16 @@ class Tracker:
 
         :param life: what :meth:`begin` returned to the channel.
         :returns: its sequence number on the channel, from 1.
-        :raises ConnectionLost: the channel's life is over; nothing was entered.
+        :raises ChannelError: the channel's life is over; nothing was entered.
+        :raises PublishError: as many messages have failed as the window holds,
+            and nobody has taken them; nothing was entered.
         """
         with self._lock:
             if life is not None and life != self.life:
-                raise ConnectionLost("the channel was replaced while a message was published")
+                raise ChannelError(0, "the channel was replaced while a message was published")
+            if len(self._failures) >= self.window:
+                failures, self._failures = self._failures, []
+                raise publish_error(failures)
             if self._owed and self._owed[0].message is entry.message:
                 entry = self._owed.popleft()
             else:
@@ -320,16 +338,39 @@ class Tracker:
         with self._lock:
             self._fail([entry], error)
 
-    def fail_all(self, error: Exception) -> None:
-        """Give up on everything outstanding."""
+    def fail_all(self, error: Exception, upto: int | None = None) -> None:
+        """Give up on everything outstanding.
+
+        :param upto: only on messages whose ``number`` is no greater.
+        """
         with self._lock:
-            self._fail([*self._entries, *self._owed], error)
+            entries = [*self._entries, *self._owed]
+            self._fail([e for e in entries if upto is None or e.number <= upto], error)
+
+    def withdraw(self, message: Any, since: int = 0) -> None:
+        """Forget an outstanding message: its sender was told that it was not sent.
+
+        :param since: as of :meth:`holds`.
+        """
+        with self._lock:
+            for entry in [*self._entries, *self._owed]:
+                if entry.message is message and entry.number > since:
+                    self._drop(entry)
+            self._trim()
+
+    def reset(self) -> None:
+        """Begin anew, as the child of a fork: what is outstanding is its parent's."""
+        # Not under the lock: the thread that holds it may not exist here.
+        self._lock = threading.Lock()
+        self._renumber()
+        self._owed.clear()
+        self._failures = []
 
     def take_failures(self) -> list[Unconfirmed]:
         """Return the failures since the last call, in the order of sending."""
         with self._lock:
             failures, self._failures = self._failures, []
-        return sorted(failures, key=lambda entry: entry.number)
+        return sorted(failures, key=_number)
 
     def _fail(self, entries: Iterable[Unconfirmed], error: Exception) -> None:
         for entry in entries:
@@ -337,13 +378,18 @@ class Tracker:
                 continue
             entry.error = error
             self._failures.append(entry)
-            try:
-                self._owed.remove(entry)
-            except ValueError:
-                self._settle(entry)
-            else:
-                entry.settled = True
+            self._drop(entry)
         self._trim()
+
+    def _drop(self, entry: Unconfirmed) -> None:
+        if entry.settled:
+            return
+        try:
+            self._owed.remove(entry)
+        except ValueError:
+            self._settle(entry)
+        else:
+            entry.settled = True
 
     def _take(self, tag: int, multiple: bool) -> list[Unconfirmed]:
         """Settle what a confirm is about; nothing for a number that is not in flight."""
@@ -371,6 +417,10 @@ class Tracker:
             self._entries.popleft()
             self._first += 1
         self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
+
+
+def _number(entry: Unconfirmed) -> int:
+    return entry.number
 
 
 def _same_body(entry: Unconfirmed, body: Any) -> bool:

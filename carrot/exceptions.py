@@ -165,6 +165,10 @@ class ConnectFailed(BrokerConnectionError):
 class ConnectionLost(BrokerConnectionError):
     """An established connection broke."""
 
+    #: Messages that were sent and not confirmed when a send gave up: records
+    #: of :class:`carrot.confirms.Unconfirmed`.
+    messages: Sequence[Any] = ()
+
 
 class ConnectionBlocked(BrokerConnectionError):
     """The broker takes no more messages for now (memory or disk alarm, full link)."""
