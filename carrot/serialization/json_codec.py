@@ -14,7 +14,9 @@ encoding
     bits, subclasses, dates, data classes, lone surrogates and deep nesting
     are errors of orjson. UUID and Enum orjson always takes, as text and as
     the member's value: so does the standard library here, by its ``default``
-    argument.
+    argument. (Left over: a member of a mixed-in type, as of ``IntEnum``, whose
+    class gave it a value other than its content: one writes the value, the
+    other the content.)
 decoding
     Integers beyond 64 bits become floats: no document with 19 digits in a
     row is believed. ``NaN``, ``1e400``, lone surrogates and nesting beyond

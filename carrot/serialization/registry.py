@@ -212,10 +212,11 @@ class SerializerRegistry:
             key, encoding = self._resolve(content_type, content_encoding)
             decoder = self._decoders.get(key)
             if decoder is None or key in accept:
+                payload = data
                 if not isinstance(data, str):
                     as_bytes = encoding in _BINARY or encoding in self._from_bytes.get(key, ())
-                    data = bytes(memoryview(data)) if as_bytes else str(data, encoding)
-                return data if decoder is None else decoder(data)
+                    payload = bytes(memoryview(data)) if as_bytes else str(data, encoding)
+                return payload if decoder is None else decoder(payload)
         except Exception as exc:
             raise undecodable(data, content_type, content_encoding, exc) from exc
         raise self._disallowed(key)
