@@ -13,7 +13,7 @@ from carrot.broker.declaring import DeclaringChannel, channel_method
 from carrot.broker.events import Cancelled, Confirmed, Delivery, Event, Nacked, Returned
 from carrot.broker.exchanges import Exchange
 from carrot.broker.queues import Queue
-from carrot.broker.ready import Message
+from carrot.broker.ready import Copies, Message
 from carrot.broker.refusals import refusal, resource
 from carrot.exceptions import ChannelError
 
@@ -46,6 +46,8 @@ class Channel(DeclaringChannel):
         #: Deliveries that were not settled yet, by their tags.
         self.unacked: dict[int, Unacked] = {}
         self.consumers: dict[str, Consumer] = {}
+        #: Consumers that lost their turn, in the order in which they did.
+        self.parked: dict[Consumer, None] = {}
         #: Whether the bound on all its consumers together is reached.
         self.is_full = False
         #: Number of the last delivery; they count from 1.
@@ -104,15 +106,22 @@ class Channel(DeclaringChannel):
             source = vhost.exchange(exchange)
             self._check_message(body, properties, source)
             headers = properties.get("headers") or {}
-            keys = _routing_keys(routing_key, headers)
+            copies = None
+            if "CC" in headers or "BCC" in headers:
+                copies = _copies(headers)
         except ChannelError:
             self.close()
             raise
-        copied = tuple(keys) if len(keys) > 1 else None
+        keys: Sequence[str] = (routing_key,)
+        if copies is not None:
+            keys = (routing_key, *copies.shown, *copies.hidden)
+            if "BCC" in headers:
+                headers = {name: headers[name] for name in headers if name != "BCC"}
+                properties = {**properties, "headers": headers}
         queues = vhost.route(source, keys, headers)
         accepted = True
         for queue in queues:
-            if not queue.publish(Message(body, properties, exchange, routing_key, copied)):
+            if not queue.publish(Message(body, properties, exchange, routing_key, copies)):
                 accepted = False
         if mandatory and not queues:
             self.send(Returned(312, "NO_ROUTE", exchange, routing_key, properties, body))
@@ -254,6 +263,7 @@ class Channel(DeclaringChannel):
     def consumer_lost(self, consumer: Consumer) -> None:
         """Tell the channel that the queue of a consumer was deleted."""
         del self.consumers[consumer.tag]
+        self.parked.pop(consumer, None)
         self.send(Cancelled(consumer.tag))
 
     def send(self, event: Event) -> None:
@@ -338,19 +348,19 @@ class Channel(DeclaringChannel):
         was_full = self.is_full
         self.is_full = 0 < self._shared_prefetch <= self._in_flight
         if was_full and not self.is_full:
-            for consumer in list(self.consumers.values()):
+            parked = list(self.parked)
+            for consumer in parked:
                 consumer.queue.unpark(consumer)
-                consumer.queue.run()
+            for queue in dict.fromkeys(consumer.queue for consumer in parked):
+                queue.run()
 
 
-def _routing_keys(routing_key: str, headers: Table) -> Sequence[str]:
-    # The headers CC and BCC name further routing keys (a RabbitMQ extension).
-    keys = [routing_key]
+def _copies(headers: Table) -> Copies:
+    found = []
     for name in ("CC", "BCC"):
-        more = headers.get(name)
-        if more is not None:
-            if not isinstance(more, (list, tuple)):
-                fault = f'{{unacceptable_type_in_header,"{name}",{checks.wire_type(more)}}}'
-                raise refusal(406, f"invalid message: {fault}")
-            keys += more
-    return keys
+        keys = headers.get(name, ())
+        if not isinstance(keys, (list, tuple)):
+            fault = f'{{unacceptable_type_in_header,"{name}",{checks.wire_type(keys)}}}'
+            raise refusal(406, f"invalid message: {fault}")
+        found.append(tuple(key for key in keys if isinstance(key, str)))
+    return Copies(*found)

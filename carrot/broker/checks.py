@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,10 +13,10 @@ from carrot.broker.refusals import refusal, resource
 __all__ = [
     "check_binding_arguments",
     "check_consumer_arguments",
-    "check_exchange_arguments",
+    "check_exchange",
     "check_name",
     "check_not_default",
-    "check_queue_arguments",
+    "check_queue",
     "check_same_exchange",
     "check_same_queue",
     "expiration_fault",
@@ -130,37 +130,66 @@ _QUEUE_ARGUMENTS: dict[str, Callable[[Any], str | None]] = {
         "invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders"
     ),
 }
-#: Arguments that count when a queue is declared again, in RabbitMQ's order.
-_COMPARED = (
-    *(name for name in _QUEUE_ARGUMENTS if name != "x-queue-leader-locator"),
-    "x-queue-type",
-    "x-queue-master-locator",
-    "x-queue-leader-locator",
-)
-#: Arguments of the other queue types, which this broker has not.
-_FOREIGN = (
-    "x-dead-letter-strategy",
-    "x-delivery-limit",
-    "x-initial-cluster-size",
-    "x-max-age",
-    "x-max-in-memory-bytes",
-    "x-max-in-memory-length",
-    "x-quorum-initial-group-size",
-    "x-quorum-target-group-size",
-    "x-stream-filter-size-bytes",
-    "x-stream-max-segment-size-bytes",
-)
+#: What each queue type understands, in the order in which RabbitMQ compares.
+_UNDERSTOOD: dict[str, tuple[str, ...]] = {
+    "classic": (
+        "x-expires",
+        "x-message-ttl",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-priority",
+        "x-overflow",
+        "x-queue-mode",
+        "x-queue-version",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-queue-master-locator",
+        "x-queue-leader-locator",
+    ),
+    "quorum": (
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-dead-letter-strategy",
+        "x-expires",
+        "x-max-length",
+        "x-max-length-bytes",
+        "x-max-in-memory-length",
+        "x-max-in-memory-bytes",
+        "x-overflow",
+        "x-single-active-consumer",
+        "x-queue-type",
+        "x-quorum-initial-group-size",
+        "x-delivery-limit",
+        "x-message-ttl",
+        "x-queue-leader-locator",
+    ),
+    "stream": (
+        "x-max-length-bytes",
+        "x-queue-type",
+        "x-max-age",
+        "x-stream-max-segment-size-bytes",
+        "x-initial-cluster-size",
+        "x-queue-leader-locator",
+    ),
+}
+_KNOWN = frozenset(name for names in _UNDERSTOOD.values() for name in names)
+_queue_type = _one_of("\"unsupported queue type '{}'\"", *_UNDERSTOOD)
 
 
-def check_queue_arguments(name: str, vhost: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of a queue that have no meaning."""
-    queue = resource("queue", name, vhost)
+def check_queue(vhost: str, declared: topology.Queue) -> None:
+    """Refuse properties and arguments of a queue that have no meaning."""
+    arguments = declared.arguments
+    where = resource("queue", declared.name, vhost)
+    _check_text("x-dead-letter-exchange", where, arguments)
     kind = arguments.get("x-queue-type", "classic")
-    fault = _one_of("\"unsupported queue type '{}'\"", "classic", "quorum", "stream")(kind)
+    fault = _queue_type(kind)
     if fault is not None:
-        raise refusal(406, f"invalid arg 'x-queue-type' for {queue}: {fault}")
+        raise refusal(406, f"invalid arg 'x-queue-type' for {where}: {fault}")
+    understood = _UNDERSTOOD[kind]
     for argument, check in _QUEUE_ARGUMENTS.items():
-        if argument not in arguments:
+        if argument not in arguments or argument not in understood:
             continue
         fault = check(arguments[argument])
         if (
@@ -170,32 +199,52 @@ def check_queue_arguments(name: str, vhost: str, arguments: Mapping[str, Any]) -
         ):
             fault = "routing_key_but_no_dlx_defined"
         if fault is not None:
-            raise refusal(406, f"invalid arg '{argument}' for {queue}: {fault}")
+            raise refusal(406, f"invalid arg '{argument}' for {where}: {fault}")
+    _check_understood(where, arguments, _KNOWN.difference(understood), kind)
+    if kind != "classic":
+        for name, wrong in (
+            ("auto-delete", declared.auto_delete),
+            ("exclusive-owner", declared.exclusive),
+            ("non-durable", not declared.durable),
+        ):
+            if wrong:
+                raise refusal(406, f"invalid property '{name}' for {where}")
+
+
+def _check_understood(
+    where: str, arguments: Mapping[str, Any], others: Set[str], kind: str
+) -> None:
     for argument in arguments:
-        if argument in _FOREIGN:
+        if argument in others:
             raise refusal(
-                406,
-                f"invalid arg '{argument}' for {queue} of queue type rabbit_classic_queue",
+                406, f"invalid arg '{argument}' for {where} of queue type rabbit_{kind}_queue"
             )
+
+
+def _check_text(argument: str, where: str, arguments: Mapping[str, Any]) -> None:
+    value = arguments.get(argument, "")
+    if not isinstance(value, str):
+        raise refusal(406, f"invalid type '{wire_type(value)}' for arg '{argument}' in {where}")
+
+
+_OF_STREAM_CONSUMERS = frozenset(
+    ["x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"]
+)
 
 
 def check_consumer_arguments(name: str, vhost: str, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of a consumer that have no meaning."""
+    where = resource("queue", name, vhost)
     fault = _integer(arguments.get("x-priority", 0))
     if fault is not None:
-        queue = resource("queue", name, vhost)
-        raise refusal(406, f"invalid arg 'x-priority' for {queue}: {fault}")
+        raise refusal(406, f"invalid arg 'x-priority' for {where}: {fault}")
+    _check_understood(where, arguments, _OF_STREAM_CONSUMERS, "classic")
 
 
-def check_exchange_arguments(name: str, vhost: str, arguments: Mapping[str, Any]) -> None:
+def check_exchange(vhost: str, declared: topology.Exchange) -> None:
     """Refuse arguments of an exchange that have no meaning."""
-    alternate = arguments.get("alternate-exchange", "")
-    if not isinstance(alternate, str):
-        raise refusal(
-            406,
-            f"invalid type '{wire_type(alternate)}' for arg 'alternate-exchange'"
-            f" in {resource('exchange', name, vhost)}",
-        )
+    where = resource("exchange", declared.name, vhost)
+    _check_text("alternate-exchange", where, declared.arguments)
 
 
 def check_binding_arguments(exchange_type: str, arguments: Mapping[str, Any]) -> None:
@@ -233,48 +282,34 @@ def expiration_fault(expiration: Any) -> str | None:
 # -- declaring again
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, with_type: bool = False) -> str:
     if value is None:
         return "none"
-    if isinstance(value, bool):
-        return f"the value '{str(value).lower()}' of type 'bool'"
-    return f"the value '{value}' of type '{wire_type(value)}'"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"the value '{text}' of type '{wire_type(value)}'" if with_type else f"'{text}'"
 
 
-def _differ(name: str, where: str, received: str, current: str) -> Exception:
-    return refusal(
+def _check_same(name: str, where: str, current: Any, received: Any) -> None:
+    if topology.frozen_arguments(current) == topology.frozen_arguments(received):
+        return
+    one_is_missing = current is None or received is None
+    raise refusal(
         406,
-        f"inequivalent arg '{name}' for {where}: received {received} but current is {current}",
+        f"inequivalent arg '{name}' for {where}: received {_shown(received, one_is_missing)}"
+        f" but current is {_shown(current, one_is_missing)}",
     )
-
-
-def _check_fields(where: str, fields: tuple[str, ...], current: Any, received: Any) -> None:
-    for field in fields:
-        old, new = getattr(current, field), getattr(received, field)
-        if old != new:
-            old, new = (f"'{str(value).lower()}'" for value in (old, new))
-            raise _differ(field, where, new, old)
-
-
-def _check_arguments(
-    where: str,
-    names: tuple[str, ...],
-    current: Mapping[str, Any],
-    received: Mapping[str, Any],
-) -> None:
-    for name in names:
-        old, new = current.get(name), received.get(name)
-        if name == "x-queue-type":
-            old, new = old or "classic", new or "classic"
-        if topology.frozen_arguments(old) != topology.frozen_arguments(new):
-            raise _differ(name, where, _shown(new), _shown(old))
 
 
 def check_same_queue(vhost: str, current: topology.Queue, received: topology.Queue) -> None:
     """Refuse to declare a queue again with other properties."""
     where = resource("queue", current.name, vhost)
-    _check_fields(where, ("durable", "auto_delete"), current, received)
-    _check_arguments(where, _COMPARED, current.arguments, received.arguments)
+    _check_same("durable", where, current.durable, received.durable)
+    _check_same("auto_delete", where, current.auto_delete, received.auto_delete)
+    kind = current.arguments.get("x-queue-type", "classic")
+    for name in _UNDERSTOOD[kind]:
+        default = "classic" if name == "x-queue-type" else None
+        old, new = (each.arguments.get(name, default) for each in (current, received))
+        _check_same(name, where, old, new)
 
 
 def check_same_exchange(
@@ -282,5 +317,7 @@ def check_same_exchange(
 ) -> None:
     """Refuse to declare an exchange again with other properties."""
     where = resource("exchange", current.name, vhost)
-    _check_fields(where, ("type", "durable", "auto_delete", "internal"), current, received)
-    _check_arguments(where, ("alternate-exchange",), current.arguments, received.arguments)
+    for name in ("type", "durable", "auto_delete", "internal"):
+        _check_same(name, where, getattr(current, name), getattr(received, name))
+    name = "alternate-exchange"
+    _check_same(name, where, current.arguments.get(name), received.arguments.get(name))

@@ -51,6 +51,11 @@ class Consumer:
         #: Whether it lost its turn because it could take no message.
         self.parked = False
 
+    def park(self) -> None:
+        """Note that it lost its turn."""
+        self.parked = True
+        self.channel.parked[self] = None
+
     def can_take(self) -> bool:
         """Return whether it may be sent one more message."""
         if self.prefetch and self.unacked >= self.prefetch and not self.no_ack:
@@ -75,7 +80,9 @@ class Turns:
 
     def join(self, consumer: Consumer) -> None:
         """Let a consumer have its turn after its equals."""
-        consumer.parked = False
+        if consumer.parked:
+            consumer.parked = False
+            del consumer.channel.parked[consumer]
         line = self._lines.get(consumer.priority)
         if line is None:
             line = self._lines[consumer.priority] = deque()
@@ -84,7 +91,9 @@ class Turns:
 
     def leave(self, consumer: Consumer) -> None:
         """Take a consumer out, parked or not."""
-        if not consumer.parked:
+        if consumer.parked:
+            consumer.channel.parked.pop(consumer, None)
+        else:
             self._lines[consumer.priority].remove(consumer)
 
     def first(self) -> Consumer | None:
@@ -103,6 +112,6 @@ class Turns:
                 if consumer.can_take():
                     line.rotate(-1)
                     return consumer
-                consumer.parked = True
                 line.popleft()
+                consumer.park()
         return None

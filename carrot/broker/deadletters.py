@@ -52,7 +52,7 @@ def buried(message: Message, queue: str, reason: str, time: float) -> Message:
         queue,
         reason,
         message.exchange,
-        message.routing_keys or (message.routing_key,),
+        (message.routing_key, *(message.copies.shown if message.copies else ())),
         time,
         properties.pop("expiration", None),
     )
@@ -74,7 +74,7 @@ def buried(message: Message, queue: str, reason: str, time: float) -> Message:
         properties,
         message.exchange,
         message.routing_key,
-        message.routing_keys,
+        message.copies,
         deaths,
     )
 

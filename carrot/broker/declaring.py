@@ -87,7 +87,7 @@ class DeclaringChannel:
             checks.check_same_exchange(vhost.name, existing.declared, declared)
             return
         checks.check_name("exchange", exchange)
-        checks.check_exchange_arguments(exchange, vhost.name, declared.arguments)
+        checks.check_exchange(vhost.name, declared)
         vhost.exchanges[exchange] = Exchange(declared)
 
     @channel_method
@@ -158,7 +158,7 @@ class DeclaringChannel:
             owner = user if exclusive else None
             existing = vhost.queues.get(queue)
             if existing is None:
-                checks.check_queue_arguments(queue, vhost.name, declared.arguments)
+                checks.check_queue(vhost.name, declared)
                 found = vhost.add_queue(declared, owner)
             else:
                 if existing.owner is not owner:

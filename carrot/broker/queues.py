@@ -286,6 +286,6 @@ class Queue:
             return None
         if not holder.can_take():
             self._turns.leave(holder)
-            holder.parked = True
+            holder.park()
             return None
         return holder

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Message", "PrioritizedReady", "Ready"]
+__all__ = ["Copies", "Message", "PrioritizedReady", "Ready"]
+
+
+class Copies(NamedTuple):
+    """Routing keys beside the first (a RabbitMQ extension)."""
+
+    #: Those of the header CC, which stays.
+    shown: tuple[str, ...]
+    #: Those of the header BCC, which is removed.
+    hidden: tuple[str, ...]
 
 
 class Message:
@@ -18,6 +27,7 @@ class Message:
 
     __slots__ = (
         "body",
+        "copies",
         "deaths",
         "exchange",
         "expires",
@@ -25,7 +35,6 @@ class Message:
         "properties",
         "redelivered",
         "routing_key",
-        "routing_keys",
     )
 
     def __init__(
@@ -34,15 +43,15 @@ class Message:
         properties: dict[str, Any],
         exchange: str,
         routing_key: str,
-        routing_keys: tuple[str, ...] | None = None,
+        copies: Copies | None = None,
         deaths: tuple[Any, ...] = (),
     ) -> None:
         self.body = body
         self.properties = properties
         self.exchange = exchange
         self.routing_key = routing_key
-        #: All keys, where the headers CC or BCC name more than one.
-        self.routing_keys = routing_keys
+        #: Further routing keys, where the headers CC or BCC name some.
+        self.copies = copies
         #: Deaths so far, the latest first: see :mod:`carrot.broker.deadletters`.
         self.deaths = deaths
         self.redelivered = False
@@ -51,6 +60,13 @@ class Message:
         #: When it expires at the head of the queue, on the broker's clock.
         self.expires: float | None = None
 
+    @property
+    def routing_keys(self) -> tuple[str, ...]:
+        """All keys that it is routed by."""
+        if self.copies is None:
+            return (self.routing_key,)
+        return (self.routing_key, *self.copies.shown, *self.copies.hidden)
+
     def copy(self) -> Message:
         """Return the message for one more queue."""
         return Message(
@@ -58,7 +74,7 @@ class Message:
             self.properties,
             self.exchange,
             self.routing_key,
-            self.routing_keys,
+            self.copies,
             self.deaths,
         )
 

@@ -175,10 +175,9 @@ class VirtualHost:
         message = buried(message, queue.name, reason, self.broker.posix_time)
         if queue.dead_letter_key is not None:
             message.routing_key = queue.dead_letter_key
-            message.routing_keys = None
+            message.copies = None
         message.exchange = exchange.name
-        keys = message.routing_keys or (message.routing_key,)
         headers = message.properties["headers"]
-        for target in list(self.route(exchange, keys, headers)):
+        for target in list(self.route(exchange, message.routing_keys, headers)):
             if reason == "rejected" or not is_cycle(message, target.name):
                 target.publish(message.copy())
