@@ -199,7 +199,7 @@ class BrokerConnection:
 
     def create_backend(self) -> Any:
         """Return a new backend: a channel of this connection, opened at first use."""
-        return self._session.backend(lambda: self.get_backend_cls()(connection=self))
+        return self._session.backend(self.get_backend_cls())
 
     def channel(self) -> Any:
         """Return a new backend; the name is that of carrot's successor."""

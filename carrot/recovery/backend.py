@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from carrot.exceptions import NotFound
-from carrot.recovery.connecting import is_lost
+from carrot.recovery.connecting import is_channel_closed, is_lost
 from carrot.recovery.delivery import Guard, raised_by_callback
 from carrot.recovery.inner import GONE
 from carrot.recovery.journal import replay
@@ -45,6 +45,11 @@ class RecoveringBackend(PublishingBackend):
         return type(self._base)
 
     @property
+    def connection(self) -> Any:
+        """The :class:`~carrot.connection.BrokerConnection` this channel belongs to."""
+        return self._session.connection
+
+    @property
     def features(self) -> frozenset[str]:
         """What the inner backend can do beyond carrot 0.10.7."""
         features: frozenset[str] = getattr(self._base, "features", frozenset())
@@ -71,12 +76,8 @@ class RecoveringBackend(PublishingBackend):
                     if not self._met(inner, exc):
                         raise
                     continue
-                if self._inner is not inner:
-                    # Replaced while it waited to be connected: what was done
-                    # was done on a channel that nobody else knows of.
-                    _close_quietly(inner)
-                    if stateful:
-                        continue
+                if stateful and self._inner is not inner:
+                    continue  # its channel is gone again
                 return result
 
     def queue_declare(
@@ -110,7 +111,7 @@ class RecoveringBackend(PublishingBackend):
         if not self.is_needed():
             return self._perform("queue_exists", {"queue": queue})
         # The broker closes the channel to say no: not the one that is in use.
-        scout = self._session.backend(self._factory)
+        scout = self._session.backend(self._backend_cls)
         try:
             return scout.queue_exists(queue)
         finally:
@@ -233,8 +234,7 @@ class RecoveringBackend(PublishingBackend):
                         raise
                     continue
                 if self._inner is inner:
-                    break
-                _close_quietly(inner)
+                    break  # else its channel is gone again
             self._consumers[consumer_tag] = subscription
         journal = self._session.journal
         journal.consumed(journal.name(queue), consumer_tag)
@@ -261,6 +261,11 @@ class RecoveringBackend(PublishingBackend):
             inner = self._ready(until=self._stop_requested, patient=True)
             if self._stop_requested():
                 self._stopping = False
+                if inner is not GONE and "stop" in self.features:
+                    # Use up the request that it was given: asked once more,
+                    # it ends at once, whether it had one or not.
+                    inner.stop()
+                    next(inner.consume(), None)
                 return
             self.raise_pending()
             try:
@@ -280,7 +285,12 @@ class RecoveringBackend(PublishingBackend):
                     # PEP 479: a backend of the time before it ends its
                     # generator by raising StopIteration inside.
                     return
-                if raised_by_callback(exc) or not self._met(inner, exc):
+                if raised_by_callback(exc):
+                    raise
+                if is_channel_closed(exc, inner):
+                    self._session.heal(inner)
+                    raise
+                if not self._met(inner, exc):
                     raise
 
     def stop(self) -> None:

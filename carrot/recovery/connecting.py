@@ -116,7 +116,7 @@ class Connector:
     def _failed(self, failures: list[tuple[str, Exception]]) -> BrokerConnectionError:
         if len(failures) == 1:
             host, error = failures[0]
-            if isinstance(error, BrokerConnectionError):
+            if isinstance(error, BrokerConnectionError) and not is_lost(error, None):
                 return error
             return ConnectFailed(f"cannot connect to {host}: {error}")
         reasons = "; ".join(f"{host}: {error}" for host, error in failures)

@@ -16,6 +16,7 @@ from carrot.exceptions import (
     DrainTimeout,
     NotFound,
 )
+from carrot.recovery.attachment import Attachment
 from carrot.recovery.connecting import is_channel_closed, is_lost
 from carrot.recovery.delivery import Current, Guard, delivery
 from carrot.utils import time_left, time_limit
@@ -55,8 +56,8 @@ class Replaceable:
 
     _base: Any = None
 
-    def __init__(self, inner_factory: Callable[[], Any], session: Session) -> None:
-        self._factory = inner_factory
+    def __init__(self, backend_cls: Callable[..., Any], session: Session) -> None:
+        self._backend_cls = backend_cls
         self._session = session
         self._lock = threading.RLock()
         self._current = Current()
@@ -68,13 +69,13 @@ class Replaceable:
         self._restoring: Any = None
         #: Found out while restoring; for the thread that consumes to raise.
         self._pending: list[Exception] = []
-        inner = self._made()
+        inner = self._made(session.generation)
         self._put(inner, Guard(self, inner), session.generation)
         if session.state in ("recovering", "closed"):
             self.gate()
 
-    def _made(self) -> Any:
-        inner = self._factory()
+    def _made(self, generation: int) -> Any:
+        inner = self._backend_cls(connection=Attachment(self._session, generation))
         if hasattr(inner, "on_cancel"):
             inner.on_cancel = self._cancelled
         return inner
@@ -120,12 +121,14 @@ class Replaceable:
             generation = self._retire(inner)
             if generation is not None:
                 self._session.lose(generation, error)
-            return self._session.recover and not self._session.is_worker()
+            # Not what the broker closed the connection for: it would do so again.
+            again = getattr(error, "recoverable", True)
+            return again and self._session.recover and not self._session.is_worker()
         if is_channel_closed(error, inner):
-            self._channel_closed(inner)
+            self.channel_closed(inner)
         return False
 
-    def _channel_closed(self, inner: Any) -> None:
+    def channel_closed(self, inner: Any) -> None:
         """Restore what was on a channel that the broker closed."""
         if self._retire(inner) is None or not self.is_needed():
             return
@@ -137,6 +140,12 @@ class Replaceable:
             # Whoever uses the backend next will meet it too, and can be told.
             logger.warning("cannot restore a channel of %s yet: %s", self._session.host, exc)
             self._session.dormant = True
+
+    def heal(self, drained: Any = None) -> None:
+        """Restore the channel, if the broker closed it behind the inner backend's back."""
+        inner = self._inner
+        if inner is not GONE and getattr(inner, "channel_closed", inner is drained):
+            self.channel_closed(inner)
 
     def is_needed(self) -> bool:
         """Return whether something waits for the channel to come back."""
@@ -199,15 +208,17 @@ class Replaceable:
     def _restored(self) -> bool:
         """Try once to restore; return whether it is worthwhile to go on."""
         session, generation = self._session, self._session.generation
-        inner = self._made()
+        inner = self._made(generation)
         guard = Guard(self, inner)
         try:
             self._fill(inner, guard)
         except Exception as exc:
             if is_lost(exc, inner):
                 session.lose(generation, exc)
+                if not getattr(exc, "recoverable", True) and self._blame(exc):
+                    exc = ConnectionLost(str(exc))
                 if session.is_worker():
-                    raise
+                    raise exc
                 return False
             if is_channel_closed(exc, inner) and self._blame(exc):
                 return True
@@ -245,7 +256,7 @@ class Replaceable:
     def _send_again(self, inner: Any, entry: Unconfirmed) -> None:
         with self._step(entry):
             inner.publish(
-                message=entry.message,
+                entry.message,
                 exchange=entry.exchange,
                 routing_key=entry.routing_key,
                 mandatory=entry.mandatory,

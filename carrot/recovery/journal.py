@@ -83,6 +83,20 @@ class Journal:
         with self._lock:
             self._bindings[_key(binding)] = binding
 
+    def dropped(self, method: str, declaration: dict[str, Any]) -> None:
+        """Forget what cannot be declared again."""
+        if method == "exchange_declare":
+            self.exchange_deleted(declaration["exchange"])
+        elif method == "queue_bind":
+            with self._lock:
+                self._bindings.pop(_key(declaration), None)
+        else:
+            with self._lock:
+                arguments = {**declaration, "warn_if_exists": None}
+                for name, known in list(self._queues.items()):
+                    if {**known.declaration, "warn_if_exists": None} == arguments:
+                        self.queue_deleted(name)
+
     def consumed(self, queue: str, consumer_tag: str) -> None:
         """Note that a queue has a consumer."""
         with self._lock:

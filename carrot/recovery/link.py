@@ -86,7 +86,7 @@ class Link:
     @property
     def host(self) -> str:
         """Host and port, for people."""
-        return str(self.connection.host)
+        return str(self.connection.host or "the broker")
 
     @property
     def recover(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from carrot.confirms import Tracker, publish_error
+from carrot.confirms import Tracker, Unconfirmed, publish_error
 from carrot.exceptions import (
     BrokerConnectionError,
     ConfirmTimeout,
@@ -47,7 +47,7 @@ class PublishingBackend(Replaceable):
         started = monotonic()
         try:
             return inner.publish(
-                message=message,
+                message,
                 exchange=exchange,
                 routing_key=routing_key,
                 mandatory=mandatory,
@@ -55,8 +55,7 @@ class PublishingBackend(Replaceable):
                 headers=headers,
             )
         except Exception as exc:
-            again = {
-                "message": message,
+            arguments = {
                 "exchange": exchange,
                 "routing_key": routing_key,
                 "mandatory": mandatory,
@@ -65,12 +64,17 @@ class PublishingBackend(Replaceable):
             }
             left = self._session.timeout - (monotonic() - started)
             with time_limit(max(0.0, left)):
-                return self._publish_again(inner, exc, since, again)
+                return self._publish_again(inner, exc, since, message, arguments)
 
     def _publish_again(
-        self, inner: Any, error: Exception, since: int, arguments: dict[str, Any]
+        self,
+        inner: Any,
+        error: Exception,
+        since: int,
+        message: Any,
+        arguments: dict[str, Any],
     ) -> Any:
-        tracker, message = self.tracker, arguments["message"]
+        tracker = self.tracker
         while True:
             # What the tracker holds is sent again, in its turn, by who
             # restores the channel.
@@ -84,6 +88,8 @@ class PublishingBackend(Replaceable):
                 if tracker is not None:
                     exc.messages = tracker.unconfirmed()
                     tracker.withdraw(message, since)
+                if not entered:
+                    exc.messages = [*exc.messages, _record(message, arguments)]
                 raise
             except DrainTimeout as exc:
                 raise ConfirmTimeout(
@@ -95,7 +101,7 @@ class PublishingBackend(Replaceable):
             if tracker is not None:
                 since = tracker.published
             try:
-                return inner.publish(**arguments)
+                return inner.publish(message, **arguments)
             except Exception as exc:
                 error = exc
 
@@ -140,6 +146,11 @@ class PublishingBackend(Replaceable):
         failures = self.tracker.take_failures()
         if failures:
             raise publish_error(failures)
+
+
+def _record(message: Any, arguments: dict[str, Any]) -> Unconfirmed:
+    given = {name: value for name, value in arguments.items() if name != "immediate"}
+    return Unconfirmed(message, **given)
 
 
 def wait_for_confirms(tracker: Tracker, pump: Callable[[float | None], object]) -> None:

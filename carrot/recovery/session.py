@@ -19,6 +19,7 @@ from carrot.exceptions import (
     NotSupported,
     ResourceLocked,
 )
+from carrot.recovery.attachment import Attachment
 from carrot.recovery.backend import RecoveringBackend
 from carrot.recovery.bells import Bells
 from carrot.recovery.connecting import is_channel_closed, is_lost
@@ -60,12 +61,13 @@ class Session(Link):
 
     # -- backends
 
-    def backend(self, inner_factory: Callable[[], Any]) -> RecoveringBackend:
+    def backend(self, backend_cls: Callable[..., Any]) -> RecoveringBackend:
         """Return a backend that goes on when the connection is lost.
 
-        :param inner_factory: makes the backend around which it is.
+        :param backend_cls: makes the backends around which it is, one after
+            the other; called with ``connection=``.
         """
-        backend = RecoveringBackend(inner_factory, self)
+        backend = RecoveringBackend(backend_cls, self)
         with self.lock:
             self._backends[id(backend)] = weakref.ref(backend)
         weakref.finalize(backend, self._backends.pop, id(backend), None).atexit = False
@@ -106,7 +108,7 @@ class Session(Link):
                 self.dormant = True
 
     def _new_inner(self) -> Any:
-        return self.connection.get_backend_cls()(connection=self.connection)
+        return self.connection.get_backend_cls()(connection=Attachment(self, self.generation))
 
     def _declare_again(self, method: str, declaration: dict[str, Any]) -> Any:
         attempt, deadline = 0, monotonic() + LOCKED_FOR
@@ -114,6 +116,11 @@ class Session(Link):
             try:
                 return getattr(self._declarer, method)(**declaration)
             except Exception as exc:
+                if is_lost(exc, self._declarer) and not getattr(exc, "recoverable", True):
+                    # Because of this declaration: the next try goes without.
+                    self.journal.dropped(method, declaration)
+                    logger.warning("cannot declare again: %s(%s): %s", method, declaration, exc)
+                    raise ConnectionLost(str(exc)) from exc
                 if not is_channel_closed(exc, self._declarer):
                     raise
                 self._declarer = self._new_inner()
@@ -132,6 +139,14 @@ class Session(Link):
             if backend.has_consumers:
                 backend.restore()
             backend.raise_pending()
+
+    def heal(self, drained: Any = None) -> None:
+        """Restore the channels that the broker closed, of which a draining thread heard.
+
+        :param drained: the inner backend that drained; if it cannot tell, it is blamed.
+        """
+        for backend in self.backends:
+            backend.heal(drained)
 
     # -- draining
 
@@ -178,10 +193,16 @@ class Session(Link):
             if self.state != "open":
                 return  # lost, or closed, between two looks
             raise NotSupported(f"{driver!r} cannot drain events") from error
-        if is_lost(error, self.connection.get_backend_cls()):
+        backend_cls = self.connection.get_backend_cls()
+        if is_channel_closed(error, backend_cls):
+            self.heal()
+            raise error
+        if is_lost(error, backend_cls):
             self.lose(generation, error)
             if self.recover:
                 return
+        if isinstance(error, TimeoutError) and not isinstance(error, DrainTimeout):
+            raise DrainTimeout(f"no message came: {error}") from error
         raise error
 
     # -- closing
