@@ -1,0 +1,171 @@
+"""The fixtures that :mod:`tests.servers` describes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.proxy import Proxy
+from tests.servers.certificates import Certificates, make_certificates
+from tests.servers.keeper import Keeper
+from tests.servers.places import NoServer, Place, SameServer, find_place
+from tests.servers.server import Server
+from tests.servers.vhost import VirtualHost
+
+#: What a 4.3 server refuses, refused by 4.0 when told so.
+STRICT = """\
+deprecated_features.permit.transient_nonexcl_queues = false
+deprecated_features.permit.global_qos = false
+"""
+
+_BOTH = ["distribution", "4.0"]
+
+
+class Servers:
+    """The servers of one run: each started once, in the background."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Future[Server]] = {}
+        self._all: list[Server] = []
+        self._threads = ThreadPoolExecutor(max_workers=4)
+        self._keeper: Keeper | None = None
+
+    def start(self, which: str) -> Future[Server]:
+        """Begin to start a server, unless that is done.
+
+        :param which: ``"distribution"``, ``"4.0"``, ``"newest"`` (the first
+            of 4.0 and distribution that can be had) or ``"strict"``.
+        """
+        if which not in self._started:
+            self._keeper = self._keeper or Keeper()
+            if which == "newest":
+                self._started[which] = self.start(self._newest())
+            else:
+                self._started[which] = self._threads.submit(self._start, which, self._keeper)
+        return self._started[which]
+
+    def close(self) -> None:
+        """Kill the servers and remove their files."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for server in self._all:
+            server.close()
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _newest(self) -> str:
+        place = _place_or_none("4.0")
+        return "distribution" if place in (None, _place_or_none("distribution")) else "4.0"
+
+    def _start(self, which: str, keeper: Keeper) -> Server:
+        place = find_place("4.0" if which == "strict" else which)
+        if which == "4.0" and place == _place_or_none("distribution"):
+            raise SameServer(f"the distribution's server is {place} already")
+        server = Server(place, keeper, STRICT if which == "strict" else "")
+        self._all.append(server)
+        server.start()
+        return server
+
+
+_servers = pytest.StashKey[Servers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_servers] = Servers()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_servers].close()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the servers that the chosen tests will ask for, all at once."""
+    if session.config.option.collectonly:
+        return
+    for item in session.items:
+        for which in _asked_for(item):
+            session.config.stash[_servers].start(which)
+
+
+def _asked_for(item: pytest.Item) -> Iterator[str]:
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "rabbitmq" in callspec.params:
+        yield callspec.params["rabbitmq"]
+    names = getattr(item, "fixturenames", ())
+    if "rabbitmq_newest" in names:
+        yield "newest"
+    if "rabbitmq_strict" in names:
+        yield "strict"
+
+
+def _virtual_host(config: pytest.Config, which: str) -> VirtualHost:
+    servers = config.stash[_servers]
+    try:
+        return VirtualHost(servers.start(which).result())
+    except SameServer as error:
+        pytest.skip(str(error))
+    except NoServer as error:
+        if _must_have():
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+def _must_have() -> bool:
+    """Tell whether the lack of a server is a failure."""
+    if _is_set("CARROT_REQUIRE_SERVERS"):
+        return True
+    return _is_set("CI") and not any(_place_or_none(other) for other in _BOTH)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in ("", "0", "false", "no")
+
+
+def _place_or_none(which: str) -> Place | None:
+    try:
+        return find_place(which)
+    except NoServer:
+        return None
+
+
+@pytest.fixture(params=_BOTH)
+def rabbitmq(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
+    """A virtual host on each of the servers in turn."""
+    with contextlib.closing(_virtual_host(request.config, request.param)) as vhost:
+        yield vhost
+
+
+@pytest.fixture
+def rabbitmq_newest(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
+    """A virtual host on the newest server that can be had."""
+    with contextlib.closing(_virtual_host(request.config, "newest")) as vhost:
+        yield vhost
+
+
+@pytest.fixture
+def rabbitmq_strict(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
+    """A virtual host on a 4.0 that refuses what 4.3 refuses."""
+    with contextlib.closing(_virtual_host(request.config, "strict")) as vhost:
+        yield vhost
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[VirtualHost], Proxy]]:
+    """Make TCP proxies, closed after the test: ``proxy(rabbitmq)``."""
+    with contextlib.ExitStack() as stack:
+
+        def make(target: VirtualHost) -> Proxy:
+            return stack.enter_context(
+                Proxy(target.host, target.port, lambda host, port: target.url_at(host, port))
+            )
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates for a TLS server of the test's own."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
