@@ -86,6 +86,12 @@ class Backend(BaseBackend):
         """Close what :meth:`establish_connection` returned."""
         connection.close()
 
+    @property
+    def channel_closed(self) -> bool:
+        """Whether the broker closed the channel; its consumers went with it."""
+        channel = self._channel
+        return channel is not None and not channel.is_open
+
     def close(self) -> None:
         """Close the channel. What it has not settled returns to the queues."""
         if self._channel is not None:
