@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
 from secrets import token_urlsafe
@@ -44,7 +45,7 @@ def channel_method(method: Callable[Concatenate[C, P], R]) -> Callable[Concatena
     return cast("Callable[Concatenate[C, P], R]", call)
 
 
-class DeclaringChannel:
+class DeclaringChannel(ABC):
     """What a channel needs to declare things."""
 
     def __init__(self, connection: Connection) -> None:
@@ -53,9 +54,9 @@ class DeclaringChannel:
         self._vhost = connection.vhost
         self._last_queue = ""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the channel."""
-        raise NotImplementedError
 
     # -- exchanges
 

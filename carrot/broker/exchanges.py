@@ -40,11 +40,8 @@ class Exchange:
             target.bindings[identity] = binding
             self.routes.add(binding.routing_key, binding.arguments, target)
 
-    def unbind(self, binding: topology.Binding, target: Target) -> bool:
-        """Remove a binding. Returns whether there was one."""
-        identity = binding.identity
-        if self.outgoing.pop(identity, None) is None:
-            return False
-        target.bindings.pop(identity, None)
+    def unbind(self, binding: topology.Binding, target: Target) -> None:
+        """Remove a binding that is there."""
+        del self.outgoing[binding.identity]
+        del target.bindings[binding.identity]
         self.routes.remove(binding.routing_key, binding.arguments, target)
-        return True

@@ -171,14 +171,11 @@ class Queue:
     # -- time
 
     def _set_expiry(self, message: Message) -> None:
-        ttl = self._ttl
-        expiration = message.properties.get("expiration")
-        if expiration is not None:
-            own = int(expiration) / 1000
-            ttl = own if ttl is None else min(ttl, own)
-        if ttl is not None:
-            message.expires = self.vhost.broker.now + ttl
-            self._expiring = True
+        times = [] if self._ttl is None else [self._ttl]
+        if "expiration" in message.properties:
+            times.append(int(message.properties["expiration"]) / 1000)
+        message.expires = self.vhost.broker.now + min(times)
+        self._expiring = True
 
     def expire(self) -> None:
         """Dead-letter the heads whose time has come; have the next one watched."""

@@ -109,8 +109,8 @@ class VirtualHost:
     def unbind(self, binding: topology.Binding, target: Queue | Exchange) -> None:
         """Remove a binding, and its source if it should go with its last one."""
         source = self.exchange(binding.source)
-        removed = source.unbind(binding, target)
-        if removed and source.declared.auto_delete and not source.outgoing:
+        source.unbind(binding, target)
+        if source.declared.auto_delete and not source.outgoing:
             self.delete_exchange(source)
 
     def _unbind_all(self, target: Queue | Exchange) -> None:
