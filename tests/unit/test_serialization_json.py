@@ -48,7 +48,7 @@ def by_the_book(data: Any) -> bytes:
 def read_by_the_book(body: bytes) -> Any:
     """The standard library, given text, a byte order mark passed over."""
     text = str(body, "utf-8").removeprefix("\ufeff")
-    return json.loads(text, parse_constant=json_codec._no_constant)
+    return json.JSONDecoder(parse_constant=json_codec._no_constant).decode(text)
 
 
 class Text(str):
