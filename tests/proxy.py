@@ -207,9 +207,12 @@ class Proxy:
     def stall(
         self, *ways: Direction, after: int | None = None, direction: Direction = "down"
     ) -> None:
-        """Pass nothing on, keep everything open; senders' windows fill. *after* as in :meth:`cut`.
+        """Pass nothing on, keep everything open; senders' windows fill.
+
+        A client that leaves meanwhile is noticed after :meth:`heal` only.
 
         :param ways: default is both.
+        :param after: as in :meth:`cut`.
         """
 
         async def stall(link: _Link | None) -> None:
@@ -264,11 +267,13 @@ class Proxy:
 
     def trickle(self, size: int = 1) -> None:
         """Pass on so many bytes at a time, each piece in a segment of its own."""
-        self._do(lambda: [setattr(way, "piece", size) for way in self._ways.values()])
+        for way in self._ways.values():
+            way.piece = size
 
     def delay(self, seconds: float) -> None:
         """Let everything take so much longer, each way. No less passes per second."""
-        self._do(lambda: [setattr(way, "delay", seconds) for way in self._ways.values()])
+        for way in self._ways.values():
+            way.delay = seconds
 
     def target(self, host: str, port: int) -> None:
         """Connect further clients to another server."""

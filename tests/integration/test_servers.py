@@ -58,8 +58,9 @@ def test_policies_and_users(rabbitmq: VirtualHost) -> None:
     rabbitmq.set_policy("^short", max_length=1, overflow="reject-publish")
     rabbitmq.add_user("reader", "secret", configure="", write="")
     with connect(rabbitmq, userid="reader", password="secret") as connection:
+        channel = connection.channel()
         with pytest.raises(amqp.AccessRefused):
-            connection.channel().queue_declare("mine", durable=True)
+            channel.queue_declare("mine", durable=True)
 
 
 def test_connections_can_be_closed(rabbitmq: VirtualHost) -> None:
@@ -115,10 +116,10 @@ def greet_over_tls(
     context = ssl.create_default_context(cafile=where.certificates.ca.cert)
     if certificate:
         context.load_cert_chain(certificate.cert, certificate.key)
-    with socket.create_connection((where.host, port), 10) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost") as link:
-            link.sendall(b"AMQP\0\0\x09\x01")
-            return link.recv(7)
+    plain = socket.create_connection((where.host, port), 10)
+    with plain, context.wrap_socket(plain, server_hostname="localhost") as link:
+        link.sendall(b"AMQP\0\0\x09\x01")
+        return link.recv(7)
 
 
 def test_tls(rabbitmq: VirtualHost) -> None:

@@ -109,7 +109,14 @@ class Server:
         self._gone()
 
     def kill(self) -> None:
-        """Kill the server with signal 9; return when its process is gone."""
+        """Kill the server with signal 9; return when its process is gone.
+
+        Declarations are on disk before: Mnesia writes them some time after
+        RabbitMQ has answered, and a queue that is forgotten takes confirmed
+        messages with it.
+        """
+        if self.running:
+            self.eval("mnesia:sync_log()")
         self._gone()
 
     def restart(self) -> None:
@@ -119,7 +126,7 @@ class Server:
 
     def close(self) -> None:
         """Kill the server and remove its files."""
-        self.kill()
+        self._gone()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- talk
@@ -212,7 +219,7 @@ class Server:
                         return
             if not self.running or time.monotonic() > deadline:
                 tail = self.log_tail()
-                self.kill()
+                self._gone()
                 raise RuntimeError(f"{self.place} does not start\n{tail}")
             time.sleep(0.05)
 
@@ -243,22 +250,21 @@ class Server:
         return done.stdout.strip()
 
     def _listen_tls(self, name: str, port: int) -> None:
-        mutual = name == "mutual"
+        mutual = "true" if name == "mutual" else "false"
+        certificate = "server" if name == "mutual" else name
         inside = self.place.inside(self.folder)
-        file_name = "server" if mutual else name
-        address = self.place.listen.replace(".", ",")
-        files = {
-            "cacertfile": "ca.pem",
-            "certfile": f"{file_name}.pem",
-            "keyfile": f"{file_name}.key",
-        }
-        options = "".join(f'{{{key},"{inside}/{value}"}},' for key, value in files.items())
-        answer = self.eval(
-            f'rabbit_networking:start_ssl_listener({{"{self.place.listen}",{port},inet}},'
-            f" [{options}{{verify,verify_peer}},{{fail_if_no_peer_cert,{str(mutual).lower()}}}], 1)"
+        options = ", ".join(
+            [
+                f'{{cacertfile, "{inside}/ca.pem"}}',
+                f'{{certfile, "{inside}/{certificate}.pem"}}',
+                f'{{keyfile, "{inside}/{certificate}.key"}}',
+                f"{{verify, verify_peer}}, {{fail_if_no_peer_cert, {mutual}}}",
+            ]
         )
+        listener = f'{{"{self.place.listen}", {port}, inet}}'
+        answer = self.eval(f"rabbit_networking:start_ssl_listener({listener}, [{options}], 1)")
         if answer != "ok":
-            raise RuntimeError(f"no TLS listener at {address}:{port}: {answer}")
+            raise RuntimeError(f"no TLS listener at port {port}: {answer}")
 
 
 def free_ports(count: int) -> list[int]:
