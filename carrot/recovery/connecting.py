@@ -102,8 +102,11 @@ class Connector:
     def _refresh(self) -> list[Host]:
         # Connecting sets the connection's hostname and port, so that its list
         # of hosts is read again only when the application changed them.
-        if self._last is None or self._last != self._current():
+        current = self._current()
+        if self._last != current:
             self._hosts = list(self.connection.hosts)
+            if self._last is not None and current[0] not in [name for name, _ in self._hosts]:
+                self._hosts = [current]
         return self._hosts
 
     def _current(self) -> Host:

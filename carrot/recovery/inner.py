@@ -118,17 +118,23 @@ class Replaceable:
         if inner is GONE:
             return isinstance(error, ConnectionLost)
         if is_lost(error, inner):
-            generation = self._retire(inner)
-            if generation is not None:
-                self._session.lose(generation, error)
+            self._session.check_given_up(self._lost(inner, error))
             # Not what the broker closed the connection for: it would do so again.
             again = getattr(error, "recoverable", True)
             return again and self._session.recover and not self._session.is_worker()
         if is_channel_closed(error, inner):
-            self.channel_closed(inner)
+            self._channel_gone(inner)
         return False
 
-    def channel_closed(self, inner: Any) -> None:
+    def _lost(self, inner: Any, error: Exception) -> int:
+        """Have the connection recovered; return the generation that was lost."""
+        generation = self._retire(inner)
+        if generation is None:
+            return self._generation  # somebody else met it first
+        self._session.lose(generation, error)
+        return generation
+
+    def _channel_gone(self, inner: Any) -> None:
         """Restore what was on a channel that the broker closed."""
         if self._retire(inner) is None or not self.is_needed():
             return
@@ -145,7 +151,7 @@ class Replaceable:
         """Restore the channel, if the broker closed it behind the inner backend's back."""
         inner = self._inner
         if inner is not GONE and getattr(inner, "channel_closed", inner is drained):
-            self.channel_closed(inner)
+            self._channel_gone(inner)
 
     def is_needed(self) -> bool:
         """Return whether something waits for the channel to come back."""
@@ -315,8 +321,11 @@ class Replaceable:
 
     def _settling_failed(self, guard: Guard, error: Exception) -> None:
         """Return if the channel was lost, so that nothing needs to be settled; else raise."""
-        if not self._met(guard.inner, error):
-            raise error
+        if is_lost(error, guard.inner) and self._session.recover:
+            self._lost(guard.inner, error)
+            return
+        self._met(guard.inner, error)
+        raise error
 
     def _settled_late(self, verb: str, delivery_tag: Any) -> None:
         """Tell that nothing was sent for a message of a channel that is gone."""

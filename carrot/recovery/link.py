@@ -77,6 +77,8 @@ class Link:
         self._replay = False
         # Why recovering was given up, or the connection closed by itself.
         self._cause: BaseException | None = None
+        # The generation that was lost last.
+        self._lost = 0
         # Why the last try to recover failed.
         self._trouble: BaseException | None = None
 
@@ -225,6 +227,7 @@ class Link:
                 return
             recover = self.recover
             driver, self.driver = self.driver, None
+            self._lost = generation
             self.state = "recovering" if recover else "closed"
             self._cause, self._trouble = (None if recover else cause), cause
             self._gate_all()
@@ -237,6 +240,15 @@ class Link:
         self._abandon_all(cause)
         self._announce("closed", cause)
         self._connector.close(driver, 0)
+
+    def check_given_up(self, generation: int) -> None:
+        """Raise why recovering was given up, if it was, after *generation* was lost.
+
+        For those who met the loss. Others simply connect anew.
+        """
+        with self.lock:
+            if self.state == "new" and self._lost == generation and self._cause is not None:
+                raise self._cause
 
     def _start_recovering(self, driver: Any) -> None:
         thread = threading.Thread(

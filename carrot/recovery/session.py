@@ -199,6 +199,7 @@ class Session(Link):
             raise error
         if is_lost(error, backend_cls):
             self.lose(generation, error)
+            self.check_given_up(generation)
             if self.recover:
                 return
         if isinstance(error, TimeoutError) and not isinstance(error, DrainTimeout):
