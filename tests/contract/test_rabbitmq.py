@@ -1,0 +1,68 @@
+"""The contract, and the behaviours of a broker, over RabbitMQ."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import amqp
+import pytest
+
+from carrot.backends import pyamqplib
+from carrot.connection import BrokerConnection
+from carrot.testing import BackendContract, BrokerBehaviours
+from carrot.testing.contract import Scene
+from tests.servers.vhost import VirtualHost
+
+
+class OnRabbitMQ(Scene):
+    """A virtual host of the test's own, on each RabbitMQ at hand."""
+
+    @pytest.fixture
+    def broker(self, rabbitmq: VirtualHost) -> Iterator[VirtualHost]:
+        with contextlib.ExitStack() as self._further:
+            yield rabbitmq
+
+    def make_connection(self, **options: Any) -> BrokerConnection:
+        return BrokerConnection(**{**self.broker_in_use.conninfo, **options})
+
+    def make_virtual_host(self) -> str:
+        another: VirtualHost = self._further.enter_context(self.broker_in_use.another())
+        return another.vhost
+
+
+class TestRabbitMQ(OnRabbitMQ, BackendContract):
+    """The RabbitMQ backend keeps the contract."""
+
+
+class TestRabbitMQBehaviours(OnRabbitMQ, BrokerBehaviours):
+    """RabbitMQ behaves as the measure says."""
+
+
+class AmqplibShaped(pyamqplib.Backend):
+    """Reaches the broker by another connection of amqplib's shape, as subclasses do."""
+
+    def establish_connection(self) -> Any:
+        to = self.connection
+        connection = amqp.Connection(
+            host=to.host,
+            userid=to.userid,
+            password=to.password,
+            virtual_host=to.virtual_host,
+            connect_timeout=to.connect_timeout,
+        )
+        connection.connect()
+        return connection
+
+
+class TestAmqplibShaped(BackendContract):
+    """A subclass of the RabbitMQ backend with a plain connection keeps the contract."""
+
+    @pytest.fixture
+    def broker(self, rabbitmq_newest: VirtualHost) -> VirtualHost:
+        return rabbitmq_newest
+
+    def make_connection(self, **options: Any) -> BrokerConnection:
+        options.setdefault("backend_cls", AmqplibShaped)
+        return BrokerConnection(**{**self.broker_in_use.conninfo, **options})
