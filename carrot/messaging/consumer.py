@@ -424,10 +424,18 @@ def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
 
     :param receiver: a consumer or a set of them: has ``backend`` and ``_stopping``.
     """
-    events = receiver.backend.consume(limit=limit)
+    backend = receiver.backend
+    backend_stops = "stop" in getattr(backend, "features", ())
+    events = backend.consume(limit=limit)
     seen = 0
     try:
-        while not (receiver._stopping or (limit and seen >= limit)):
+        while backend_stops or not receiver._stopping:
+            if limit and seen >= limit:
+                if backend_stops and receiver._stopping:
+                    # Asked to stop while it did the last one: that is no
+                    # request for the next loop, which is how it would end.
+                    next(backend.consume(limit=1), None)
+                return
             try:
                 next(events)
             except StopIteration:
