@@ -343,13 +343,16 @@ class Channel:
             self.connection.check()
             self.callbacks.pop(consumer_tag, None)
             self.raw.basic_cancel(consumer_tag)
-            events = list(self.raw.events)
-            self.raw.events.clear()
-            for event in events:
-                if type(event) is not Delivery or event.consumer_tag != consumer_tag:
-                    self.raw.events.append(event)
-                elif event.delivery_tag in self.raw.unacked:
-                    self.raw.basic_reject(event.delivery_tag, requeue=True)
+            kept, back = deque[broker.Event](), []
+            for event in self.raw.events:
+                if type(event) is Delivery and event.consumer_tag == consumer_tag:
+                    back.append(event.delivery_tag)
+                else:
+                    kept.append(event)
+            self.raw.events = kept
+            for delivery_tag in back:
+                if delivery_tag in self.raw.unacked:
+                    self.raw.basic_reject(delivery_tag, requeue=True)
 
     def _arrived(self) -> None:
         # In the middle of an operation of the broker, under the hub's lock.
@@ -375,13 +378,12 @@ class Channel:
             elif self.on_return is not None:
                 self.on_return(event)
             return
-        assert type(event) is Confirmed or type(event) is Nacked
+        assert tracker is not None and (type(event) is Confirmed or type(event) is Nacked)
         if hub.confirms_to_lose:
             hub.confirms_to_lose -= 1
             return
-        if tracker is not None:
-            settle = tracker.ack if type(event) is Confirmed else tracker.nack
-            settle(event.delivery_tag, event.multiple, self._life)
+        settle = tracker.ack if type(event) is Confirmed else tracker.nack
+        settle(event.delivery_tag, event.multiple, self._life)
         self._answers += 1
         if hub.listeners:
             hub.changed.notify_all()
@@ -393,7 +395,8 @@ class Channel:
             if callback is not None:
                 callback(event)
                 return True
-        elif type(event) is Cancelled:
+        else:
+            assert type(event) is Cancelled  # _arrived keeps no others
             self.callbacks.pop(event.consumer_tag, None)
             if self.on_cancel is not None:
                 self.on_cancel(event.consumer_tag)

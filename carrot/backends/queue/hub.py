@@ -53,7 +53,7 @@ class Hub:
         self.broker = broker.Broker()
         self.lock = threading.Lock()
         #: Notified when :meth:`block` ends, a connection is lost, or, while
-        #: :attr:`listeners` is not 0, a message was confirmed.
+        #: ``listeners`` is not 0, a message was confirmed.
         self.changed = threading.Condition(self.lock)
         self.listeners = 0
         #: Why nothing may be published, if so.
@@ -208,7 +208,7 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows does not fork)
     os.register_at_fork(
         before=_before_fork,
         after_in_parent=_after_fork,
