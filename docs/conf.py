@@ -21,6 +21,8 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 nitpicky = True
+# Each backend has a Message; a signature that says just that is about its own.
+suppress_warnings = ["ref.python"]
 highlight_language = "none"
 pygments_style = "friendly"
 
@@ -40,7 +42,7 @@ nitpick_ignore_regex = [
     ("py:.*", rf"({_MODULES})(\..*)?"),
     # Type variables, and rooms that are not for users.
     ("py:.*", r"(.*\.)?(_Self|T|F)"),
-    ("py:.*", r"carrot\.(broker|recovery)\.[a-z]+\..*"),
+    ("py:.*", r"carrot\.(broker|recovery|backends\.[a-z]+)\.[a-z_]+\..*"),
 ]
 
 html_theme = "furo"

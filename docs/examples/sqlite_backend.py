@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS queue (name PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS exchange (name PRIMARY KEY, type);
 CREATE TABLE IF NOT EXISTS binding (exchange, routing_key, queue,
     UNIQUE (exchange, routing_key, queue));
-CREATE TABLE IF NOT EXISTS message (id INTEGER PRIMARY KEY, queue, holder, redelivered,
+CREATE TABLE IF NOT EXISTS message (number INTEGER PRIMARY KEY, queue, holder, redelivered,
     exchange, routing_key, content_type, content_encoding, body);
 """
 ROUTE = """
@@ -20,17 +20,19 @@ SELECT queue FROM binding JOIN exchange ON exchange.name = binding.exchange
     WHERE exchange.name = :exchange AND (type = 'fanout' OR routing_key = :key)
 UNION SELECT name FROM queue WHERE :exchange = '' AND name = :key
 """
+PUT = "INSERT INTO message VALUES (NULL, ?, NULL, 0, ?, ?, ?, ?, ?)"
 TAKE = """
-UPDATE message SET holder = ? WHERE id =
-    (SELECT min(id) FROM message WHERE queue = ? AND holder IS NULL)
-RETURNING id, redelivered, exchange, routing_key, content_type, content_encoding, body
+UPDATE message SET holder = ? WHERE number =
+    (SELECT min(number) FROM message WHERE queue = ? AND holder IS NULL)
+RETURNING number, redelivered, exchange, routing_key, content_type, content_encoding, body
 """
-RETURN = "UPDATE message SET holder = NULL, redelivered = 1 WHERE {} = ?"
-BIND = "INSERT OR IGNORE INTO binding VALUES (?, ?, ?)"
+GIVE_BACK = "UPDATE message SET holder = NULL, redelivered = 1 WHERE {} = ?"
+COUNT = "SELECT count(*) FROM message WHERE queue = ? AND holder IS NULL"
+PURGE = "DELETE FROM message WHERE queue = ? AND holder IS NULL RETURNING number"
 
 
 class Link:
-    """What establish_connection() returns: the file, and who consumes from it."""
+    """What establish_connection() returns: the file, and the backends that use it."""
 
     def __init__(self, path):
         self.database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -39,22 +41,23 @@ class Link:
 
     def drain_events(self, timeout=None):
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not any(backend.deliver_one() for backend in list(self.backends)):
+        while not any(backend.deliver() for backend in self.backends):
             if deadline is not None and time.monotonic() > deadline:
                 raise DrainTimeout(f"no message within {timeout} seconds")
-            time.sleep(0.01)  # SQLite tells nobody about news
+            time.sleep(0.01)  # the file tells nobody about news
 
     def close(self):
         self.database.close()
 
 
 class Backend(BaseBackend):
-    """One channel; the connection's hostname is the path of the file."""
+    """One channel. The connection's hostname is the path of the file."""
 
     def __init__(self, connection, **kwargs):
         super().__init__(connection, **kwargs)
-        self.holder = str(uuid4())  # marks the messages that this channel holds
+        self.name = str(uuid4())  # marks the messages that this channel holds
         self.consumers = {}
+        self.link = None
 
     def establish_connection(self):
         return Link(self.connection.hostname)
@@ -62,58 +65,45 @@ class Backend(BaseBackend):
     def close_connection(self, link):
         link.close()
 
-    @property
-    def link(self):
-        link = self.connection.connection
-        if self not in link.backends:
-            link.backends.append(self)
-        return link
+    def open(self):
+        if self.link is None:
+            self.link = self.connection.connection  # connects at the first use
+            self.link.backends.append(self)
+        return self.link
 
-    def run(self, statement, parameters=()):
-        return self.link.database.execute(statement, parameters).fetchall()
+    def run(self, statement, *parameters):
+        return self.open().database.execute(statement, *parameters).fetchall()
 
     # -- declaring
 
-    def queue_declare(
-        self, queue, durable, exclusive, auto_delete, arguments=None, warn_if_exists=False
-    ):
+    def queue_declare(self, queue, **settings):
         self.run("INSERT OR IGNORE INTO queue VALUES (?)", [queue])
 
-    def exchange_declare(self, exchange, type, durable, auto_delete):
+    def exchange_declare(self, exchange, type, **settings):
         self.run("INSERT OR IGNORE INTO exchange VALUES (?, ?)", [exchange, type])
 
     def queue_bind(self, queue, exchange, routing_key, arguments=None):
-        self.run(BIND, [exchange, routing_key, queue])
+        binding = [exchange, routing_key, queue]
+        self.run("INSERT OR IGNORE INTO binding VALUES (?, ?, ?)", binding)
 
     def queue_purge(self, queue):
-        ready = "DELETE FROM message WHERE queue = ? AND holder IS NULL RETURNING id"
-        return len(self.run(ready, [queue]))
+        return len(self.run(PURGE, [queue]))
 
     # -- sending
 
-    def prepare_message(
-        self,
-        message_data,
-        delivery_mode,
-        priority=None,
-        content_type=None,
-        content_encoding=None,
-    ):
-        return content_type, content_encoding, message_data
+    def prepare_message(self, message_data, delivery_mode, **properties):
+        properties.pop("priority", None)
+        return BaseMessage(self, body=message_data, **properties)
 
-    def publish(
-        self, message, exchange, routing_key, mandatory=None, immediate=None, headers=None
-    ):
+    def publish(self, message, exchange, routing_key, **flags):
+        body = [message.content_type, message.content_encoding, message.body]
         for (queue,) in self.run(ROUTE, {"exchange": exchange, "key": routing_key}):
-            self.run(
-                "INSERT INTO message VALUES (NULL, ?, NULL, 0, ?, ?, ?, ?, ?)",
-                [queue, exchange, routing_key, *message],
-            )
+            self.run(PUT, [queue, exchange, routing_key, *body])
 
     # -- receiving
 
     def get(self, queue, no_ack=False):
-        for row in self.run(TAKE, [self.holder, queue]):
+        for row in self.run(TAKE, [self.name, queue]):
             number, redelivered, exchange, routing_key, content_type, encoding, body = row
             if no_ack:
                 self.ack(number)
@@ -127,27 +117,24 @@ class Backend(BaseBackend):
                     "exchange": exchange,
                     "routing_key": routing_key,
                     "redelivered": bool(redelivered),
+                    "message_count": self.run(COUNT, [queue])[0][0],
                 },
             )
-
-    def ack(self, delivery_tag):
-        self.run("DELETE FROM message WHERE id = ?", [delivery_tag])
-
-    reject = ack
-
-    def requeue(self, delivery_tag):
-        self.run(RETURN.format("id"), [delivery_tag])
+        return None
 
     def declare_consumer(self, queue, no_ack, callback, consumer_tag, nowait=False):
+        self.open()
         self.consumers[consumer_tag] = queue, no_ack, callback
 
     def cancel(self, consumer_tag):
         self.consumers.pop(consumer_tag, None)
 
-    def deliver_one(self):
-        for queue, no_ack, callback in list(self.consumers.values()):
+    def deliver(self):
+        """Deliver one message; return whether there was one."""
+        for consumer_tag, (queue, no_ack, callback) in list(self.consumers.items()):
             message = self.get(queue, no_ack)
             if message is not None:
+                message.delivery_info["consumer_tag"] = consumer_tag
                 callback(message)
                 return True
         return False
@@ -159,7 +146,21 @@ class Backend(BaseBackend):
             count += 1
             yield True
 
+    # -- settling
+
+    def ack(self, delivery_tag):
+        if isinstance(delivery_tag, int):  # else the message was made by hand
+            self.run("DELETE FROM message WHERE number = ?", [delivery_tag])
+
+    def reject(self, delivery_tag):
+        self.ack(delivery_tag)
+
+    def requeue(self, delivery_tag):
+        if isinstance(delivery_tag, int):
+            self.run(GIVE_BACK.format("number"), [delivery_tag])
+
     def close(self):
-        self.consumers.clear()
-        self.run(RETURN.format("holder"), [self.holder])
-        self.link.backends.remove(self)
+        if self.link is not None:
+            self.run(GIVE_BACK.format("holder"), [self.name])
+            self.link.backends.remove(self)
+            self.link = None
