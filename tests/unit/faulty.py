@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from carrot import recovery
@@ -39,6 +40,8 @@ class World:
         self.drivers: list[Driver] = []
         #: What the next tries to connect raise, if anything.
         self.refusals: list[Exception | None] = []
+        #: Whether every try to connect fails.
+        self.down = False
         #: Host and port of each try to connect.
         self.tried: list[tuple[Any, Any]] = []
         self.pauses: list[float] = []
@@ -116,10 +119,10 @@ class Driver:
 
     def drain_events(self, timeout: float | None = None) -> bool:
         with self.world.step("drain", self):
-            for backend in list(self.backends):
-                if backend.dispatch():
-                    return True
-        self.check()
+            found = next(filter(None, (each.next() for each in list(self.backends))), None)
+        if found is not None:
+            found()  # without the lock: callbacks may do anything
+            return True
         if timeout is None:
             raise AssertionError("this would wait for ever")
         raise DrainTimeout("nothing came")
@@ -176,6 +179,8 @@ class FaultyBackend(BaseBackend):
 
     def establish_connection(self) -> Driver:
         self.world.tried.append((self.connection.hostname, self.connection.port))
+        if self.world.down:
+            raise ConnectFailed("refused")
         if self.world.refusals:
             refusal = self.world.refusals.pop(0)
             if refusal is not None:
@@ -296,30 +301,28 @@ class FaultyBackend(BaseBackend):
     def cancel(self, consumer_tag: str) -> None:
         self.do("basic_cancel", consumer_tag)
 
-    def dispatch(self) -> bool:
-        """Run one callback; return whether there was one to run."""
+    def next(self) -> Callable[[], Any] | None:
+        """Take the next event; return what is to be done about it."""
         kept = []
-        try:
-            while self.raw is not None and self.raw.events:
-                event = self.raw.events.popleft()
-                if type(event) is Delivery:
-                    self.callbacks[event.consumer_tag](event)
-                    return True
-                if type(event) is Cancelled:
-                    self.callbacks.pop(event.consumer_tag)
-                    if self.on_cancel is not None:
-                        self.on_cancel(event.consumer_tag)
-                    return True
-                if self.world.silent:
-                    kept.append(event)
-                else:
-                    self.answered(event)
-        finally:
-            if kept and self.raw is not None:
-                self.raw.events.extendleft(reversed(kept))
-        return False
+        found: Callable[[], Any] | None = None
+        while self.raw is not None and self.raw.events and found is None:
+            event = self.raw.events.popleft()
+            if type(event) is Delivery:
+                found = partial(self.callbacks[event.consumer_tag], event)
+            elif type(event) is Cancelled:
+                self.callbacks.pop(event.consumer_tag)
+                found = partial(self.on_cancel or (lambda tag: None), event.consumer_tag)
+            elif self.world.silent:
+                kept.append(event)
+            else:
+                self.answered(event)
+        if kept:
+            self.raw.events.extendleft(reversed(kept))
+        return found
 
-    def message_to_python(self, raw_message: Delivery) -> BaseMessage:
+    def message_to_python(self, raw_message: Any) -> BaseMessage:
+        if isinstance(raw_message, BaseMessage):
+            return raw_message  # made by hand
         return BaseMessage(
             self,
             body=raw_message.body,

@@ -51,7 +51,7 @@ def replayed(
 
 
 def test_everything_is_declared_again_once_in_an_order_that_works() -> None:
-    """Exchanges come before queues, queues before bindings; what was said twice is said once."""
+    """Exchanges come before queues, queues before bindings; and each once."""
     journal = Journal()
     for _ in range(2):
         journal.queue_declared(queue("q"), "q")
