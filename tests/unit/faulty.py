@@ -45,6 +45,9 @@ class World:
         #: Host and port of each try to connect.
         self.tried: list[tuple[Any, Any]] = []
         self.pauses: list[float] = []
+        #: Whether a refused message is told of at the next operation only,
+        #: as over a wire.
+        self.delayed = False
         #: Whether confirms are kept back.
         self.silent = False
         self.lock = threading.RLock()
@@ -174,6 +177,7 @@ class FaultyBackend(BaseBackend):
         self.driver: Any = None
         self.tracker: Tracker | None = None
         self.life = 0
+        self.error: ChannelError | None = None
         self.callbacks: dict[str, Callable[[Any], Any]] = {}
         self.stopping = False
 
@@ -211,6 +215,9 @@ class FaultyBackend(BaseBackend):
             return getattr(self.raw, name)(*args, **kwargs)
 
     def open(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
         driver = self.connection.connection
         with self.world.step("open", driver):
             self.raw, self.driver = driver.channel(), driver
@@ -372,14 +379,19 @@ class FaultyBackend(BaseBackend):
                 self.pump()
             entry = Unconfirmed(message, exchange, routing_key, mandatory, headers, 1)
             self.tracker.add(entry, self.life)
-        self.do(
-            "basic_publish",
-            message.body,
-            message.properties,
-            exchange,
-            routing_key,
-            mandatory=bool(mandatory),
-        )
+        try:
+            self.do(
+                "basic_publish",
+                message.body,
+                message.properties,
+                exchange,
+                routing_key,
+                mandatory=bool(mandatory),
+            )
+        except ChannelError as exc:
+            if not self.world.delayed:
+                raise
+            self.error = exc
 
     def confirm_select(self, tracker: Tracker) -> None:
         self.tracker = tracker
