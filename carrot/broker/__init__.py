@@ -52,7 +52,9 @@ class Broker:
         self.now = now
         self.epoch = epoch
         self.vhosts: dict[str, VirtualHost] = {}
-        self._timers: list[tuple[float, int, Queue]] = []
+        #: What is due when, the next first; for who only wants to know if
+        #: there is anything.
+        self.timers: list[tuple[float, int, Queue]] = []
         self._numbers = count()
 
     @property
@@ -76,18 +78,19 @@ class Broker:
 
         :param now: the new time; one that lies in the past changes nothing.
         """
-        timers = self._timers
+        timers = self.timers
         while timers and timers[0][0] <= now:
             due, _, queue = heappop(timers)
             # What is due happens at its own time, in order, even if we are late.
             self.now = max(self.now, due)
             queue.on_timer()
-        self.now = max(self.now, now)
+        if now > self.now:
+            self.now = now
 
     def next_due(self) -> float | None:
         """Return when :meth:`advance` will have something to do, if ever."""
-        return self._timers[0][0] if self._timers else None
+        return self.timers[0][0] if self.timers else None
 
     def call_at(self, due: float, queue: Queue) -> None:
         """Have a queue's ``on_timer`` called at a time."""
-        heappush(self._timers, (due, next(self._numbers), queue))
+        heappush(self.timers, (due, next(self._numbers), queue))

@@ -168,7 +168,7 @@ class DeclaringChannel(ABC):
                 found = existing
         found.touch()
         self._last_queue = queue
-        return queue, len(found.ready), len(found.consumers)
+        return queue, found.ready.count, len(found.consumers)
 
     @channel_method
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
@@ -177,7 +177,7 @@ class DeclaringChannel(ABC):
         if queue not in vhost.queues:
             return 0
         found = vhost.queue(queue, self.connection)
-        if if_empty and found.ready:
+        if if_empty and found.ready.count:
             raise refusal(406, f"{resource('queue', queue, vhost.name)} not empty")
         if if_unused and found.consumers:
             raise refusal(406, f"{resource('queue', queue, vhost.name)} in use")

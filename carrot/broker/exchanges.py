@@ -21,11 +21,14 @@ class Exchange:
     def __init__(self, declared: topology.Exchange) -> None:
         self.declared = declared
         self.name = declared.name
+        self.is_internal = declared.internal
         #: Name of the exchange that gets what matches no binding here.
         self.alternate: str | None = declared.arguments.get("alternate-exchange")
         self.routes: topology.Routes[Target] = topology.EXCHANGE_TYPES[declared.type]()
         #: Bindings that lead away from here, with what they lead to.
         self.outgoing: dict[Hashable, tuple[topology.Binding, Target]] = {}
+        #: How many of them lead to other exchanges.
+        self.outgoing_to_exchanges = 0
         #: Bindings that lead here.
         self.bindings: dict[Hashable, topology.Binding] = {}
 
@@ -38,10 +41,12 @@ class Exchange:
         if identity not in self.outgoing:
             self.outgoing[identity] = (binding, target)
             target.bindings[identity] = binding
+            self.outgoing_to_exchanges += binding.to_exchange
             self.routes.add(binding.routing_key, binding.arguments, target)
 
     def unbind(self, binding: topology.Binding, target: Target) -> None:
         """Remove a binding that is there."""
         del self.outgoing[binding.identity]
         del target.bindings[binding.identity]
+        self.outgoing_to_exchanges -= binding.to_exchange
         self.routes.remove(binding.routing_key, binding.arguments, target)

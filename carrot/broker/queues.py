@@ -71,7 +71,7 @@ class Queue:
 
     def __repr__(self) -> str:
         return (
-            f"<Queue {self.name!r} in {self.vhost.name!r}: {len(self.ready)} ready,"
+            f"<Queue {self.name!r} in {self.vhost.name!r}: {self.ready.count} ready,"
             f" {self.unacked} unacked, {len(self.consumers)} consumers>"
         )
 
@@ -97,7 +97,7 @@ class Queue:
         dropped = self._is_bounded and self._drop_heads()
         # RabbitMQ looks for expired messages only where the head changed by
         # this; one that overtakes by priority keeps its time to live unwatched.
-        if self._expiring and (dropped or len(self.ready) == 1):
+        if self._expiring and (dropped or self.ready.count == 1):
             self.expire()
         return True
 
@@ -141,21 +141,21 @@ class Queue:
 
     def run(self) -> None:
         """Send what waits to consumers that can take it."""
-        while self.ready:
+        while self.ready.count:
             consumer = self._next_consumer()
             if consumer is None:
                 return
             consumer.channel.deliver(consumer, self.take())
 
     def _is_full_for(self, message: Message) -> bool:
-        return (self._max_length is not None and len(self.ready) >= self._max_length) or (
+        return (self._max_length is not None and self.ready.count >= self._max_length) or (
             self._max_bytes is not None
             and self.ready_bytes + len(message.body) > self._max_bytes
         )
 
     def _drop_heads(self) -> bool:
         dropped = False
-        while (self._max_length is not None and len(self.ready) > self._max_length) or (
+        while (self._max_length is not None and self.ready.count > self._max_length) or (
             self._max_bytes is not None and self.ready_bytes > self._max_bytes
         ):
             message = self.ready.take()

@@ -88,22 +88,26 @@ class Ready:
     only a message whose place is inside it goes to a heap.
     """
 
-    __slots__ = ("_fresh", "_returned", "_strays")
+    __slots__ = ("_fresh", "_returned", "_strays", "count")
 
     def __init__(self) -> None:
+        #: How many messages wait; an attribute, since it is asked for all the time.
+        self.count = 0
         self._fresh: deque[Message] = deque()
         self._returned: deque[Message] = deque()
         self._strays: list[tuple[int, Message]] = []
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._returned) + len(self._strays)
+        return self.count
 
     def append(self, message: Message) -> None:
         """Add a message at the end."""
+        self.count += 1
         self._fresh.append(message)
 
     def restore(self, message: Message) -> None:
         """Give a message that was taken its old place back."""
+        self.count += 1
         returned = self._returned
         if not returned or message.position > returned[-1].position:
             returned.append(message)
@@ -115,10 +119,13 @@ class Ready:
     def take(self) -> Message:
         """Remove and return the head. :raises IndexError: there is none."""
         if self._returned or self._strays:
+            self.count -= 1
             if self._stray_first():
                 return heappop(self._strays)[1]
             return self._returned.popleft()
-        return self._fresh.popleft()
+        message = self._fresh.popleft()
+        self.count -= 1
+        return message
 
     def head(self) -> Message | None:
         """Return the message that is next, without removing it."""
@@ -129,7 +136,7 @@ class Ready:
 
     def clear(self) -> int:
         """Remove all messages. Returns how many there were."""
-        count = len(self)
+        count = self.count
         self.__init__()  # type: ignore[misc]
         return count
 
@@ -144,21 +151,22 @@ class PrioritizedReady:
     :param highest: the highest priority; higher ones count as this one.
     """
 
-    __slots__ = ("_count", "_lanes", "_used")
+    __slots__ = ("_lanes", "_used", "count")
 
     def __init__(self, highest: int) -> None:
         self._lanes = [Ready() for _ in range(highest + 1)]
         #: A bit for each lane that holds something.
         self._used = 0
-        self._count = 0
+        #: How many messages wait; an attribute, since it is asked for all the time.
+        self.count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def _lane_of(self, message: Message) -> Ready:
         priority = min(message.properties.get("priority") or 0, len(self._lanes) - 1)
         self._used |= 1 << priority
-        self._count += 1
+        self.count += 1
         return self._lanes[priority]
 
     def append(self, message: Message) -> None:
@@ -171,13 +179,13 @@ class PrioritizedReady:
 
     def take(self) -> Message:
         """Remove and return the head. :raises IndexError: there is none."""
-        if not self._count:
+        if not self.count:
             raise IndexError("no message is ready")
         priority = self._used.bit_length() - 1
         lane = self._lanes[priority]
         message = lane.take()
-        self._count -= 1
-        if not lane:
+        self.count -= 1
+        if not lane.count:
             self._used ^= 1 << priority
         return message
 
@@ -187,6 +195,6 @@ class PrioritizedReady:
 
     def clear(self) -> int:
         """Remove all messages. Returns how many there were."""
-        count = self._count
+        count = self.count
         self.__init__(len(self._lanes) - 1)  # type: ignore[misc]
         return count

@@ -125,12 +125,12 @@ class VirtualHost:
         """Return the queues that a message reaches, each once."""
         if not exchange.name:
             # Every queue is bound to the default exchange by its name.
-            queues = (self.queues.get(key) for key in dict.fromkeys(keys))
-            return [queue for queue in queues if queue is not None]
-        if len(keys) == 1:
+            queues = self.queues
+            return [queues[key] for key in dict.fromkeys(keys) if key in queues]
+        if len(keys) == 1 and not exchange.outgoing_to_exchanges:
             matched = exchange.routes.match(keys[0], headers)
-            if matched and all(type(target) is Queue for target in matched):
-                return matched  # type: ignore[return-value]
+            if matched or exchange.alternate is None:
+                return matched  # type: ignore[return-value]  # no exchanges here
         return self._route_on(exchange, keys, headers)
 
     def _route_on(

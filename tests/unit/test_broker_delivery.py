@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from carrot.broker import Delivery, Event
 from carrot.exceptions import ChannelError
 from tests.unit.broker_bench import Bench, delivered, refused
 
@@ -47,12 +48,13 @@ def test_consuming(bench: Bench) -> None:
 
 
 def test_listening_to_events(bench: Bench) -> None:
-    """``on_event`` is called once an event was added."""
-    seen = []
-    bench.channel.on_event = lambda: seen.append(bench.channel.events[-1])
+    """``on_event`` gets the events instead, as they happen."""
+    seen: list[Event] = []
+    bench.channel.on_event = seen.append
     bench.channel.basic_consume("q", "t")
     bench.publish("a")
-    assert seen == list(bench.channel.events)
+    assert seen == [Delivery("t", 1, False, "", "q", {}, b"a")]
+    assert not bench.channel.events
 
 
 def test_consumers_take_turns(bench: Bench) -> None:

@@ -35,6 +35,45 @@ _PREPARED = ("delivery_mode", "priority", "content_type", "content_encoding")
 class Message(BaseMessage):
     """A message that the in-memory broker delivered."""
 
+    _delivery: Delivery
+
+    @classmethod
+    def of(cls, backend: Backend, delivery: Delivery, delivery_tag: Any) -> Message:
+        """Return the message of a delivery.
+
+        What few callbacks look at is made when it is: :attr:`delivery_info`,
+        :attr:`headers`, :attr:`properties`.
+        """
+        message = cls.__new__(cls)
+        message.backend = backend
+        message.body = delivery.body
+        message.delivery_tag = delivery_tag
+        properties = delivery.properties
+        message.content_type = properties.get("content_type")
+        message.content_encoding = properties.get("content_encoding")
+        message._delivery = delivery
+        return message
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("delivery_info", "headers", "properties"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        delivery = self._delivery
+        # Copies, since all who got the message share what the broker has.
+        self.properties = dict(delivery.properties)
+        self.headers = dict(self.properties.get("headers") or {})
+        if "headers" in self.properties:
+            self.properties["headers"] = self.headers
+        self.delivery_info = {
+            "exchange": delivery.exchange,
+            "routing_key": delivery.routing_key,
+            "redelivered": delivery.redelivered,
+        }
+        if delivery.message_count is None:
+            self.delivery_info["consumer_tag"] = delivery.consumer_tag
+        else:
+            self.delivery_info["message_count"] = delivery.message_count
+        return self.__dict__[name]
+
 
 class Prepared:
     """A message that is ready to be published."""
@@ -62,7 +101,7 @@ class Backend(BaseBackend):
         ["properties", "exchange_arguments", "consumer_arguments", "confirms", "stop"]
     )
 
-    Message = Message
+    Message: type[Message] = Message
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
@@ -255,7 +294,7 @@ class Backend(BaseBackend):
         """Acknowledge a delivery."""
         channel = self._bearer(delivery_tag, "acknowledged")
         if channel is not None:
-            channel.basic_ack(delivery_tag - channel.tags_before)
+            channel.ack(delivery_tag - channel.tags_before)
 
     def reject(self, delivery_tag: Any) -> None:
         """Discard or dead-letter a delivery."""
@@ -274,7 +313,7 @@ class Backend(BaseBackend):
         if delivery_tag.__class__ is not int:
             return None  # of a message made by hand
         channel = self._channel
-        if channel is not None and channel.is_open and delivery_tag > channel.tags_before:
+        if channel is not None and channel.raw.is_open and delivery_tag > channel.tags_before:
             return channel
         self._count("stale_settles")
         logger.warning(
@@ -315,32 +354,9 @@ class Backend(BaseBackend):
             )
 
     def _message(self, delivery: Delivery, delivery_tag: Any) -> BaseMessage:
-        properties = dict(delivery.properties)
-        headers = properties.get("headers")
-        if headers is not None:
-            headers = properties["headers"] = dict(headers)
-        info: dict[str, Any] = {
-            "exchange": delivery.exchange,
-            "routing_key": delivery.routing_key,
-            "redelivered": delivery.redelivered,
-        }
-        if delivery.message_count is None:
-            info["consumer_tag"] = delivery.consumer_tag
-        else:
-            info["message_count"] = delivery.message_count
         if delivery.redelivered:
             self._count("redelivered")
-        message: BaseMessage = self.Message(
-            backend=self,
-            body=delivery.body,
-            delivery_tag=delivery_tag,
-            content_type=properties.get("content_type"),
-            content_encoding=properties.get("content_encoding"),
-            delivery_info=info,
-            headers=headers,
-            properties=properties,
-        )
-        return message
+        return self.Message.of(self, delivery, delivery_tag)
 
     def _cancelled(self, consumer_tag: str) -> None:
         if self.on_cancel is not None:
@@ -418,7 +434,10 @@ class Backend(BaseBackend):
             entry = Unconfirmed(
                 message, exchange, routing_key, mandatory, headers, len(message.body)
             )
-        self.channel.publish(
+        channel = self._channel
+        if channel is None or not channel.raw.is_open:
+            channel = self.channel
+        channel.publish(
             message.body,
             properties,
             exchange or "",

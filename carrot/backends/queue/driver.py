@@ -31,6 +31,11 @@ __all__ = ["Channel", "Connection"]
 logger = logging.getLogger("carrot.backends.queue")
 
 
+class _Seen(threading.local):
+    # The number of the last wake() that a thread has seen.
+    wakes = 0
+
+
 class Connection:
     """A connection to the broker of a :class:`~carrot.backends.queue.Hub`."""
 
@@ -44,10 +49,10 @@ class Connection:
         self._inbox: deque[Channel] = deque()
         # Locks, held, that sleeping threads wait for.
         self._bells: deque[threading.Lock] = deque()
-        # The number of the last wake(), and which one each thread has seen.
+        # The number of the last wake(), and which one each thread saw.
         self._wakes = 0
         self._wake_numbers = count(1)
-        self._seen = threading.local()
+        self._seen = _Seen()
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -113,25 +118,29 @@ class Connection:
         """
         deadline = None if timeout is None else monotonic() + timeout
         while True:
-            if self._wakes != getattr(self._seen, "wakes", 0):
+            if self._wakes != self._seen.wakes:
                 self._seen.wakes = self._wakes
                 return False
-            with self.hub as hub_broker:
-                self.check()
-                taken = self._take_event()
-                due = hub_broker.next_due()
-                sleep = None if due is None else max(0.0, due - self.hub.clock())
-            if taken is not None:
-                channel, event = taken
-                if channel.dispatch(event):
-                    return True
-                continue
-            if deadline is not None:
-                left = deadline - monotonic()
-                if left <= 0:
-                    raise DrainTimeout(f"no message came within {timeout} seconds")
-                sleep = left if sleep is None else min(left, sleep)
-            self._sleep(sleep)
+            # Without the lock: each event is taken by one thread. What is
+            # due waits for the broker's next operation, as all do that wait.
+            event = self._take_event()
+            if event is None:
+                self._sleep(self._patience(timeout, deadline))
+            elif event[0].dispatch(event[1]):
+                return True
+
+    def _patience(self, timeout: float | None, deadline: float | None) -> float | None:
+        """Do what is due; return how long there will be nothing to do."""
+        with self.hub as hub_broker:
+            self.check()
+            due = hub_broker.next_due()
+            sleep = None if due is None else max(0.0, due - self.hub.clock())
+        if deadline is None:
+            return sleep
+        left = deadline - monotonic()
+        if left <= 0 and not self._inbox:
+            raise DrainTimeout(f"no message came within {timeout} seconds")
+        return left if sleep is None else min(left, sleep)
 
     def wake(self) -> None:
         """Have :meth:`drain_events` return ``False``, once in each thread that calls it.
@@ -152,11 +161,14 @@ class Connection:
         self._bells.clear()
 
     def _take_event(self) -> tuple[Channel, broker.Event] | None:
-        while self._inbox:
-            channel = self._inbox.popleft()
-            # Events of a channel that closed are gone.
-            if channel.raw.events:
-                return channel, channel.raw.events.popleft()
+        inbox = self._inbox
+        while inbox:
+            with suppress(IndexError):  # another thread was faster
+                channel = inbox.popleft()
+                # A closed channel has nothing to say any more; and a consumer
+                # that was cancelled took its part.
+                if channel.raw.is_open:
+                    return channel, channel.events.popleft()
         return None
 
     def arrived(self, channel: Channel) -> None:
@@ -173,12 +185,10 @@ class Connection:
         try:
             # Looked at after the bell was hung up: whoever adds something
             # does that first and rings then, so that nothing is missed.
-            if (
-                not self._inbox
-                and self._wakes == getattr(self._seen, "wakes", 0)
-                and self.is_open
-            ):
-                bell.acquire(timeout=-1 if seconds is None else min(seconds, _LONGEST_SLEEP))
+            if not self._inbox and self._wakes == self._seen.wakes and self.is_open:
+                bell.acquire(
+                    timeout=-1 if seconds is None else min(max(0.0, seconds), _LONGEST_SLEEP)
+                )
         finally:
             with suppress(ValueError):
                 self._bells.remove(bell)
@@ -205,6 +215,8 @@ class Channel:
     def __init__(self, connection: Connection, raw: broker.Channel) -> None:
         self.connection = connection
         self.raw = raw
+        #: Deliveries and cancellations that nobody took yet.
+        self.events: deque[broker.Event] = deque()
         #: What the tags of its deliveries are counted up from, in its backend.
         self.tags_before = 0
         #: What to call with each delivery of a consumer, by consumer tag.
@@ -216,9 +228,7 @@ class Channel:
         self._tracker: Tracker | None = None
         self._life = 0
         self._answers = 0
-        # Weak: a connection that nobody holds is to be collected.
-        arrived = weakref.WeakMethod(self._arrived)
-        raw.on_event = lambda: (arrived() or _nobody)()
+        raw.on_event = _hand_over(weakref.ref(self))
 
     def __repr__(self) -> str:
         return (
@@ -278,18 +288,20 @@ class Channel:
             takes no messages for now.
         :raises ConnectionBlocked: it took none for so long.
         """
-        with self.connection.hub:
-            self.connection.check()
-            if self.connection.hub.blocked is not None:
+        raw, hub, tracker = self.raw, self.connection.hub, self._tracker
+        with hub:
+            if not raw.is_open:
+                self.connection.check()
+            if hub.blocked is not None:
                 self._await_unblocked(patience())
-            if entry is None or self._tracker is None:
-                self.raw.basic_publish(body, properties, exchange, routing_key, mandatory)
+            if entry is None or tracker is None:
+                raw.basic_publish(body, properties, exchange, routing_key, mandatory)
                 return
-            self._tracker.add(entry, self._life)
+            tracker.add(entry, self._life)
             try:
-                self.raw.basic_publish(body, properties, exchange, routing_key, mandatory)
+                raw.basic_publish(body, properties, exchange, routing_key, mandatory)
             except ChannelError as error:
-                self._tracker.fail(entry, error)
+                tracker.fail(entry, error)
 
     def _await_unblocked(self, patience: float | None) -> None:
         hub = self.connection.hub
@@ -323,6 +335,13 @@ class Channel:
 
     # -- receiving
 
+    def ack(self, delivery_tag: int) -> None:
+        """Acknowledge a delivery."""
+        with self.connection.hub:
+            if not self.raw.is_open:
+                self.connection.check()
+            self.raw.basic_ack(delivery_tag)
+
     def consume(
         self,
         queue: str,
@@ -343,24 +362,25 @@ class Channel:
             self.connection.check()
             self.callbacks.pop(consumer_tag, None)
             self.raw.basic_cancel(consumer_tag)
-            kept, back = deque[broker.Event](), []
-            for event in self.raw.events:
-                if type(event) is Delivery and event.consumer_tag == consumer_tag:
-                    back.append(event.delivery_tag)
-                else:
-                    kept.append(event)
-            self.raw.events = kept
+            kept, back = [], []
+            with suppress(IndexError):
+                while True:
+                    event = self.events.popleft()
+                    if type(event) is Delivery and event.consumer_tag == consumer_tag:
+                        back.append(event.delivery_tag)
+                    else:
+                        kept.append(event)
+            self.events.extend(kept)
             for delivery_tag in back:
                 if delivery_tag in self.raw.unacked:
                     self.raw.basic_reject(delivery_tag, requeue=True)
 
-    def _arrived(self) -> None:
-        # In the middle of an operation of the broker, under the hub's lock.
-        event = self.raw.events[-1]
+    def arrived(self, event: broker.Event) -> None:
+        """Take what the broker sends, in the middle of one of its operations."""
         if type(event) is Delivery or type(event) is Cancelled:
+            self.events.append(event)
             self.connection.arrived(self)
         else:
-            self.raw.events.pop()
             self._answered(event)
 
     def _answered(self, event: broker.Event) -> None:
@@ -396,12 +416,19 @@ class Channel:
                 callback(event)
                 return True
         else:
-            assert type(event) is Cancelled  # _arrived keeps no others
+            assert type(event) is Cancelled  # arrived() keeps no others
             self.callbacks.pop(event.consumer_tag, None)
             if self.on_cancel is not None:
                 self.on_cancel(event.consumer_tag)
         return False
 
 
-def _nobody() -> None:
-    """Stand in for a channel that is gone."""
+def _hand_over(reference: weakref.ref[Channel]) -> Callable[[broker.Event], None]:
+    # Weak: a connection that nobody holds is to be collected as garbage,
+    # though the broker knows its channels.
+    def hand_over(event: broker.Event) -> None:
+        channel = reference()
+        if channel is not None:
+            channel.arrived(event)
+
+    return hand_over

@@ -88,10 +88,14 @@ class Hub:
 
     def __enter__(self) -> broker.Broker:
         self.lock.acquire()
-        while self._abandoned:
-            self._abandoned.popleft().close()
+        if self._abandoned:
+            self._bury()
         self.broker.advance(self._clock())
         return self.broker
+
+    def _bury(self) -> None:
+        while self._abandoned:
+            self._abandoned.popleft().close()
 
     def __exit__(
         self,
@@ -99,10 +103,14 @@ class Hub:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        before, due = self._due, self.broker.next_due()
-        self._due = due
+        if not self.broker.timers:
+            self._due = None
+            self.lock.release()
+            return
+        before, self._due = self._due, self.broker.next_due()
+        sooner = before is None or self.broker.timers[0][0] < before
         self.lock.release()
-        if due is not None and (before is None or due < before):
+        if sooner:
             # Whoever sleeps meant to wake at the time that was next before.
             for connection in self.connections:
                 connection.wake_sleepers()
