@@ -193,18 +193,12 @@ class RecoveringBackend(PublishingBackend):
                     if not self._met(inner, exc):
                         raise
                     continue
-                return message if message is None else self._guarded(message, inner, guard)
+                return _guarded(message, guard)
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return the driver's message as a :class:`BaseMessage`."""
-        guard = self._current.guard or self._guard
-        inner = guard.inner
-        return self._guarded(inner.message_to_python(raw_message), inner, guard)
-
-    def _guarded(self, message: Any, inner: Any, guard: Guard) -> Any:
-        if getattr(message, "backend", None) is inner:
-            message.backend = guard
-        return message
+        guard = self.receiving
+        return _guarded(guard.inner.message_to_python(raw_message), guard)
 
     def declare_consumer(
         self,
@@ -355,6 +349,15 @@ class RecoveringBackend(PublishingBackend):
                 self._session.retired(self.tracker)
             if self._inner is not GONE:
                 _close_quietly(self._inner)
+
+
+def _guarded(message: Any, guard: Guard) -> Any:
+    try:
+        if message.backend is guard.inner:
+            message.backend = guard
+    except AttributeError:
+        pass  # whatever it is, it settles itself
+    return message
 
 
 def _close_quietly(inner: Any) -> None:

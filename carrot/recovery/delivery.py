@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from carrot.recovery.inner import Replaceable
 
-__all__ = ["Current", "Guard", "delivery", "raised_by_callback"]
+__all__ = ["Guard", "delivery", "raised_by_callback"]
 
 
 class Guard:
@@ -62,14 +61,8 @@ class Guard:
         return self.backend._settled_late("requeue", delivery_tag)
 
 
-class Current(threading.local):
-    """The guard of what a thread received last."""
-
-    guard: Guard | None = None
-
-
 def delivery(
-    current: Current, guard: Guard, callback: Callable[[Any], Any], no_ack: bool
+    guard: Guard, callback: Callable[[Any], Any], no_ack: bool
 ) -> Callable[[Any], Any]:
     """Return the callback of a subscription on the guard's inner backend.
 
@@ -77,16 +70,18 @@ def delivery(
     the broker sends it again; unless it forgot the message as it was sent.
     """
 
+    backend = guard.backend
+
     def deliver(raw_message: Any) -> Any:
         if guard.live or no_ack:
-            current.guard = guard
+            backend.receiving = guard
             return callback(raw_message)
         return None
 
     return deliver
 
 
-_DELIVER = delivery(None, None, None, False).__code__  # type: ignore[arg-type]
+_DELIVER = delivery(Guard(None, None), id, False).__code__  # type: ignore[arg-type]
 
 
 def raised_by_callback(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from carrot.exceptions import (
 )
 from carrot.recovery.attachment import Attachment
 from carrot.recovery.connecting import is_channel_closed, is_lost
-from carrot.recovery.delivery import Current, Guard, delivery
+from carrot.recovery.delivery import Guard, delivery
 from carrot.utils import time_left, time_limit
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ class Replaceable:
         self._backend_cls = backend_cls
         self._session = session
         self._lock = threading.RLock()
-        self._current = Current()
         self._consumers: dict[str, dict[str, Any]] = {}
         self._qos: dict[str, Any] | None = None
         #: One of the messages that are owed closed a channel: send them one by one.
@@ -70,7 +69,9 @@ class Replaceable:
         #: Found out while restoring; for the thread that consumes to raise.
         self._pending: list[Exception] = []
         inner = self._made(session.generation)
-        self._put(inner, Guard(self, inner), session.generation)
+        #: Of the message that is being received.
+        self.receiving = Guard(self, inner)
+        self._put(inner, self.receiving, session.generation)
         if session.state in ("recovering", "closed"):
             self.gate()
 
@@ -254,9 +255,7 @@ class Replaceable:
 
     def _subscribe(self, inner: Any, guard: Guard, subscription: dict[str, Any]) -> Any:
         queue = self._session.journal.name(subscription["queue"])
-        callback = delivery(
-            self._current, guard, subscription["callback"], subscription["no_ack"]
-        )
+        callback = delivery(guard, subscription["callback"], subscription["no_ack"])
         return inner.declare_consumer(**{**subscription, "queue": queue, "callback": callback})
 
     def _send_again(self, inner: Any, entry: Unconfirmed) -> None:
