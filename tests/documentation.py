@@ -243,13 +243,14 @@ class Page:
     def _start(self, command: str) -> None:
         self.close()
         self._seen = 0
-        self._terminal = subprocess.Popen(
-            ["sh", "-c", f"exec {command}"],
-            cwd=self.folder,
-            env=self._environment,
-            stdout=self._screen.open("w"),
-            stderr=subprocess.STDOUT,
-        )
+        with self._screen.open("w") as screen:
+            self._terminal = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=self.folder,
+                env=self._environment,
+                stdout=screen,
+                stderr=subprocess.STDOUT,
+            )
 
     def _news(self) -> str:
         return self._screen.read_text()[self._seen :]
