@@ -1,0 +1,226 @@
+"""Sending while things go wrong: what was reported sent has arrived, in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from carrot.exceptions import (
+    ConfirmTimeout,
+    ConnectionLost,
+    PublishError,
+    PublishNacked,
+    PublishNotFound,
+    PublishPreconditionFailed,
+    Unroutable,
+)
+from carrot.messaging import Publisher
+from tests.faults.traffic import arrived, connected, declare, publisher_to, send
+from tests.proxy import Proxy
+from tests.servers.vhost import VirtualHost
+from tests.waiting import wait_until
+
+Proxies = Callable[[VirtualHost], Proxy]
+
+WINDOW = 100
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset"])
+def test_01_a_connection_that_breaks_while_sending(
+    rabbitmq: VirtualHost, proxy: Proxies, fault: str
+) -> None:
+    """The link breaks at message 300 of 1,000: all arrive; duplicates are one window at most."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        publisher = publisher_to(connection, confirm_window=WINDOW)
+        send(publisher, range(300))
+        getattr(link, fault)()
+        send(publisher, range(300, 1000))
+        publisher.close()
+        assert connection.stats()["confirmed"] == 1000
+        assert connection.stats()["reconnects"] == 1
+    numbers = arrived(rabbitmq)
+    assert list(dict.fromkeys(numbers)) == list(range(1000))
+    assert len(numbers) <= 1000 + WINDOW
+
+
+@pytest.mark.parametrize("offset", [1, 100, 1_000, 10_000, 50_000])
+def test_01_a_connection_that_breaks_at_any_byte(
+    rabbitmq: VirtualHost, proxy: Proxies, offset: int
+) -> None:
+    """The link breaks within a frame, in either direction: nothing is lost or reordered."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        publisher = publisher_to(connection, confirm_window=WINDOW)
+        send(publisher, range(10))
+        publisher.flush()
+        link.reset(after=offset, direction="up")
+        send(publisher, range(10, 1000))
+        publisher.close()
+    assert list(dict.fromkeys(arrived(rabbitmq))) == list(range(1000))
+    assert link.tripped == 1
+
+
+def test_02_a_peer_that_falls_silent_and_is_cut(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """Silence of 6 seconds, heartbeats of 2, then a cut: all arrive, in order, in time."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url, heartbeat=2, timeout=20) as connection:
+        publisher = publisher_to(connection, confirm_window=WINDOW)
+        send(publisher, range(300))
+        link.stall()
+        timer = threading.Timer(6, lambda: (link.cut(), link.heal()))
+        timer.start()
+        longest = 0.0
+        for number in range(300, 1000):
+            started = time.monotonic()
+            send(publisher, range(number, number + 1))
+            longest = max(longest, time.monotonic() - started)
+        publisher.close()
+        timer.join()
+        assert longest < 20
+    numbers = arrived(rabbitmq)
+    assert list(dict.fromkeys(numbers)) == list(range(1000))
+    assert len(numbers) <= 1000 + 2 * WINDOW
+
+
+def test_02_no_call_outlives_its_deadline_while_the_peer_is_silent(
+    rabbitmq: VirtualHost, proxy: Proxies
+) -> None:
+    """A black hole: flush() and send() raise at their deadlines, with what is not confirmed."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url, heartbeat=60, timeout=2, connect_timeout=1) as connection:
+        publisher = publisher_to(connection, confirm_window=10)
+        send(publisher, range(10))
+        publisher.flush()
+        link.swallow()
+        send(publisher, range(10, 15))
+        started = time.monotonic()
+        with pytest.raises(ConfirmTimeout) as caught:
+            publisher.flush(timeout=1)
+        assert 0.9 < time.monotonic() - started < 2
+        assert len(caught.value.messages) == 5
+        started = time.monotonic()
+        with pytest.raises((ConfirmTimeout, ConnectionLost)):
+            send(publisher, range(15, 30))
+        assert time.monotonic() - started < 4
+        link.heal()
+        with pytest.raises(PublishError):
+            publisher.flush(timeout=0)
+        send(publisher, range(30, 40))
+        publisher.flush(timeout=20)
+    assert arrived(rabbitmq)[-10:] == list(range(30, 40))
+
+
+@pytest.mark.parametrize("seconds", [2, 10])
+def test_03_a_server_that_is_restarted(rabbitmq: VirtualHost, seconds: int) -> None:
+    """The broker is stopped for a while and started again: all persistent messages are there."""
+    _outage(rabbitmq, rabbitmq.stop, seconds)
+
+
+def test_03_a_server_that_is_killed(rabbitmq: VirtualHost) -> None:
+    """The broker is killed (-9) and started again: what it confirmed it kept."""
+    _outage(rabbitmq, rabbitmq.kill, 2)
+
+
+def _outage(rabbitmq: VirtualHost, end: Callable[[], None], seconds: float) -> None:
+    declare(rabbitmq)
+    with connected(rabbitmq.url, timeout=100) as connection:
+        publisher = publisher_to(connection, confirm_window=WINDOW)
+        send(publisher, range(300))
+
+        def outage() -> None:
+            end()
+            time.sleep(seconds)  # the outage itself
+            rabbitmq.start()
+
+        thread = threading.Thread(target=outage)
+        thread.start()
+        send(publisher, range(300, 1000))
+        wait_until(lambda: connection.state != "open" or not thread.is_alive(), 60)
+        thread.join(100)
+        publisher.close()
+    numbers = arrived(rabbitmq)
+    assert list(dict.fromkeys(numbers)) == list(range(1000))
+    assert len(numbers) <= 1000 + WINDOW
+
+
+def test_04_messages_to_a_missing_exchange(rabbitmq: VirtualHost) -> None:
+    """The first flush() raises with them, and with no others; the publisher goes on."""
+    declare(rabbitmq)
+    with connected(rabbitmq.url) as connection:
+        publisher = publisher_to(connection)
+        send(publisher, range(5))
+        send(publisher, range(5, 8), exchange="missing")
+        send(publisher, range(8, 10))
+        with pytest.raises(PublishNotFound, match="no exchange 'missing'") as caught:
+            publisher.flush()
+        assert len(caught.value.messages) == 3
+        assert all(message.exchange == "missing" for message in caught.value.messages)
+        send(publisher, range(10, 12))
+        publisher.close()
+    numbers = arrived(rabbitmq)
+    assert list(dict.fromkeys(numbers)) == [0, 1, 2, 3, 4, 8, 9, 10, 11]
+
+
+def test_04_messages_that_no_queue_takes(rabbitmq: VirtualHost) -> None:
+    """With `mandatory`, the first flush() raises with exactly those that were returned."""
+    declare(rabbitmq)
+    with connected(rabbitmq.url) as connection:
+        publisher = publisher_to(connection)
+        send(publisher, range(5), mandatory=True)
+        send(publisher, range(5, 8), mandatory=True, routing_key="nowhere")
+        send(publisher, range(8, 10), routing_key="nowhere")
+        with pytest.raises(Unroutable) as caught:
+            publisher.flush()
+        bodies = [message.body for message in caught.value.messages]
+        assert [body[-2:-1] for body in bodies] == [b"5", b"6", b"7"]
+        publisher.close()
+        assert connection.stats()["returned"] == 3
+    assert arrived(rabbitmq) == [0, 1, 2, 3, 4]
+
+
+def test_05_a_queue_that_rejects_what_is_too_much(rabbitmq: VirtualHost) -> None:
+    """Of a full queue, exactly the refused messages are reported."""
+    declare(rabbitmq, **{"x-max-length": 5, "x-overflow": "reject-publish"})
+    with connected(rabbitmq.url) as connection:
+        publisher = publisher_to(connection)
+        for number in range(10):
+            send(publisher, range(number, number + 1))
+            if number == 4:
+                publisher.flush()
+        with pytest.raises(PublishNacked) as caught:
+            publisher.close()
+        refused = [int(message.body[-2:-1]) for message in caught.value.messages]
+        assert connection.stats()["nacked"] == len(refused)
+    assert sorted(arrived(rabbitmq) + refused) == list(range(10))
+
+
+def test_07_a_message_that_is_too_large(rabbitmq_newest: VirtualHost) -> None:
+    """17 MiB: only that message fails, the next ones pass, nobody else's channel suffers."""
+    declare(rabbitmq_newest)
+    with connected(rabbitmq_newest.url) as connection:
+        other = publisher_to(connection)
+        send(other, range(0, 1))
+        publisher = Publisher(connection, routing_key="q")
+        send(publisher, range(1, 3))
+        publisher.send(b"x" * (17 * 1024 * 1024))
+        send(publisher, range(3, 5))
+        if rabbitmq_newest.version < (4,):
+            publisher.close()
+            return
+        with pytest.raises(PublishPreconditionFailed) as caught:
+            publisher.flush()
+        assert [message.size for message in caught.value.messages] == [17 * 1024 * 1024]
+        send(publisher, range(5, 6))
+        send(other, range(6, 7))
+        publisher.close()
+        other.close()
+        assert connection.stats()["reconnects"] == 0
+    assert sorted(set(arrived(rabbitmq_newest))) == list(range(7))
