@@ -16,21 +16,20 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import amqp.channel
-from amqp import sasl
 
-from carrot.backends.base import BaseBackend, QueueAlreadyExistsWarning
+from carrot.backends.base import BaseBackend, BaseMessage, QueueAlreadyExistsWarning
 from carrot.backends.pyamqplib.channel import Channel
-from carrot.backends.pyamqplib.connection import Connection, client_properties
+from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.errors import translated
+from carrot.backends.pyamqplib.login import login
 from carrot.backends.pyamqplib.message import DeliveryTag, Message, Outgoing
+from carrot.backends.pyamqplib.rpc import within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.confirms import Unconfirmed
 from carrot.exceptions import (
     ChannelError,
-    ConfigurationError,
     ConfirmTimeout,
     DrainTimeout,
-    MissingSetting,
     NotFound,
     NotSupported,
     ResourceLocked,
@@ -102,25 +101,9 @@ class Backend(BaseBackend):
         :raises AuthenticationFailed: it refuses user, password or virtual host.
         """
         settings = self.connection
-        authentication = _authentication(settings)
         if getattr(settings, "port", None) is None:
             settings.port = self.default_port
-        hostname = settings.hostname
-        options: dict[str, Any] = {
-            name: value
-            for name in ("heartbeat", "timeout", "connect_timeout")
-            if (value := getattr(settings, name, None)) is not None
-        }
-        if ":" in hostname:
-            hostname = f"[{hostname}]"  # of IPv6
-        connection = self.Connection(
-            host=f"{hostname}:{settings.port}",
-            authentication=authentication,
-            virtual_host=settings.virtual_host,
-            ssl=getattr(settings, "ssl", False),
-            client_properties=client_properties(getattr(settings, "client_properties", None)),
-            **options,
-        )
+        connection = self.Connection(**login(settings, settings.port))
         connection.connect()
         return connection
 
@@ -166,6 +149,12 @@ class Backend(BaseBackend):
             channel.events["basic_return"].add(partial(_bounced, tracker, life))
             channel.tracker, channel.life = tracker, life
         return channel
+
+    @property
+    def channel_closed(self) -> bool:
+        """Whether the broker closed the channel; its consumers went with it."""
+        channel = self._channel
+        return channel is not None and not getattr(channel, "is_open", True)
 
     def close(self) -> None:
         """Close the channel: quiet, idempotent, and a few seconds at most."""
@@ -362,6 +351,9 @@ class Backend(BaseBackend):
             except Exception as exc:
                 raise self._translated(exc) from exc.__cause__
         self.stale_settles += 1
+        count = getattr(self.connection, "count", None)
+        if count is not None:
+            count("stale_settles")
         logger.warning(
             "%s of message %s not sent: the channel that it came by is gone;"
             " the broker delivers it again",
@@ -369,7 +361,9 @@ class Backend(BaseBackend):
             delivery_tag,
         )
 
-    def message_to_python(self, raw_message: Any) -> Message:
+    def message_to_python(self, raw_message: Any) -> Any:
+        if isinstance(raw_message, BaseMessage):
+            return raw_message
         return self.Message(self, raw_message)
 
     def qos(self, prefetch_size: int, prefetch_count: int, apply_global: bool = False) -> Any:
@@ -489,8 +483,12 @@ class Backend(BaseBackend):
         channel.basic_publish(
             message, exchange=exchange, routing_key=routing_key, mandatory=mandatory
         )
-        if tracker is not None and getattr(channel, "tracker", None) is tracker:
-            entry = Unconfirmed(message, exchange, routing_key, mandatory, None, 0)
+        counted = getattr(channel, "tracker", None) is tracker
+        if tracker is not None and counted:
+            entry = Unconfirmed(
+                message, exchange, routing_key, mandatory, None, len(message.body)
+            )
+            # Not before: what another driver refuses must not be counted.
             tracker.add(entry, channel.life)
 
     # -- confirms
@@ -499,7 +497,7 @@ class Backend(BaseBackend):
         self._tracker = tracker
 
     def pump(self, timeout: float | None = None) -> None:
-        limit = time_left(self._timeout if timeout is None else timeout)
+        limit = within(self._timeout if timeout is None else timeout)
         channel = self.channel
         connection = getattr(channel, "connection", None)
         try:
@@ -515,7 +513,7 @@ class Backend(BaseBackend):
             raise self._translated(exc) from exc.__cause__
 
     def _await_window(self, tracker: Tracker) -> None:
-        limit = time_left(self._timeout)
+        limit = within(self._timeout)
         deadline = monotonic() + limit
         while tracker.full:
             left = deadline - monotonic()
@@ -525,8 +523,9 @@ class Backend(BaseBackend):
                 self.pump(left)
             except DrainTimeout as exc:
                 raise ConfirmTimeout(
-                    f"{tracker.outstanding} messages are unconfirmed, and the window stayed full"
-                    f" for {limit:g} seconds; the message was not sent"
+                    f"{tracker.outstanding} messages were not confirmed, so that the window"
+                    f" stayed full for {limit:g} seconds; this message was not sent",
+                    tracker.unconfirmed(),
                 ) from exc
 
     @property
@@ -541,32 +540,6 @@ class Backend(BaseBackend):
         channel = self._channel
         if self._ours and channel is not None:
             channel.wake()
-
-
-def _authentication(settings: Any) -> Any:
-    method = getattr(settings, "login_method", None)
-    needed = ["hostname"] if method == "EXTERNAL" else ["hostname", "userid", "password"]
-    missing = [name for name in needed if getattr(settings, name, None) is None]
-    if missing:
-        raise MissingSetting(
-            f"the connection needs {' and '.join(missing)}: pass"
-            f" {', '.join(f'{name}=...' for name in missing)}, or a URL"
-        )
-    if method is None:
-        user, password = settings.userid, settings.password
-        return (sasl.PLAIN(user, password), sasl.AMQPLAIN(user, password))
-    mechanisms = {
-        "PLAIN": lambda: sasl.PLAIN(settings.userid, settings.password),
-        "AMQPLAIN": lambda: sasl.AMQPLAIN(settings.userid, settings.password),
-        "EXTERNAL": sasl.EXTERNAL,
-        "GSSAPI": lambda: sasl.GSSAPI(settings.userid),
-    }
-    try:
-        return (mechanisms[method](),)
-    except KeyError:
-        raise ConfigurationError(
-            f"login_method={method!r} is none of {', '.join(sorted(mechanisms))}"
-        ) from None
 
 
 def _bounced(

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -13,11 +14,11 @@ import amqp.channel
 from amqp import spec
 from amqp.exceptions import ChannelError as AMQPChannelError
 
-from carrot.backends.pyamqplib.rpc import Caller
+from carrot.backends.pyamqplib.parser import Delivery
+from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.backends.pyamqplib.wire import (
     OVERHEAD,
-    Delivery,
     method_frame,
     publish_bytes,
     publish_frames,
@@ -26,7 +27,7 @@ from carrot.backends.pyamqplib.wire import (
     shortstr,
 )
 from carrot.exceptions import BrokerError, ChannelError, NotFound, channel_error
-from carrot.utils import time_left, time_limit
+from carrot.utils import time_limit
 
 __all__ = ["Channel"]
 
@@ -34,6 +35,9 @@ logger = logging.getLogger("carrot.backends.pyamqplib")
 
 #: Seconds that closing may take.
 CLOSE_TIMEOUT = 3.0
+#: Seconds for which acknowledgements may wait for others to join them, while
+#: messages are waiting for their callbacks.
+HOLD = 0.001
 #: Bodies up to this many bytes are copied beside their frames, for one write.
 _JOINED = 16 * 1024
 #: Destinations whose frames are remembered, per channel.
@@ -42,6 +46,9 @@ _CACHED = 1024
 
 class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     """A channel. Threads may share it."""
+
+    #: Whether it may be used; false as soon as either side begins to close it.
+    is_open: bool
 
     #: Why the broker closed the channel, until somebody was told.
     error: ChannelError | None = None
@@ -59,11 +66,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     ) -> None:
         super().__init__(connection, channel_id, auto_decode=False, on_open=on_open)
         self._prepare_calls(connection)
+        self._outbox = connection.outbox
         self._number: int = self.channel_id
         self._prefixes: dict[Any, tuple[bytes, bytes]] = {}
         self._room = connection.frame_max - OVERHEAD
         self._joined = min(self._room, _JOINED)
         self._forgetful: set[str] = set()
+        # All deliveries up to this one are settled, so far as has been
+        # settled in order; and the last acknowledgement among those.
+        self._settled = 0
+        self._ack = b""
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -87,7 +99,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
         Waits only for room on the link, the connection's ``timeout`` at most.
 
-        :param entry: what to enter in the tracker as the message is written.
+        :param entry: what to enter in the tracker as the message is written;
+            if the connection breaks in writing, it stays there and nothing is raised.
         :raises EncodeError: a property cannot be expressed.
         :raises ConnectionBlocked: there was no room in time.
         """
@@ -100,28 +113,30 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             prefix = self._new_prefix(exchange, routing_key, mandatory, properties)
         body = msg.body
         if body.__class__ is not bytes:
-            body = _as_bytes(body)
+            body = body.encode() if isinstance(body, str) else bytes(body)
         if 0 < len(body) <= self._joined:
             pieces = [publish_bytes(prefix, body)]
         else:
             pieces = publish_frames(prefix, body, self._room)
-        driver = self._driver
+        driver, outbox = self._driver, self._outbox
         deadline = 0.0
         while True:
-            with driver.lock:
+            with outbox.lock:
                 if not self.is_open:
                     raise self.gone()
-                if driver.ready():
+                if driver.blocked is None and (
+                    not (outbox.posted or outbox.rest) or outbox.clear()
+                ):
                     if entry is not None:
                         self.tracker.add(entry, self.life)
-                    written = driver.put(pieces)
+                    written = outbox.put(pieces)
                     break
-            deadline = deadline or monotonic() + time_left(driver.timeout)
+            deadline = deadline or monotonic() + within(driver.timeout)
             driver.await_room(deadline)
-        if driver.posted or driver.out:
-            driver.settle_down(deadline or monotonic() + time_left(driver.timeout))
+        if outbox.rest:
+            driver.settle_down(deadline or monotonic() + within(driver.timeout))
         if not written and entry is None:
-            raise driver.broken()
+            raise driver.ended()
 
     def _new_prefix(
         self, exchange: Any, routing_key: Any, mandatory: Any, properties: bytes
@@ -137,22 +152,61 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     # -- settling
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> bool:
-        """Acknowledge; return whether the channel is there to take it."""
-        frame = settle_frame(self._number, 80, delivery_tag, 1 if multiple else 0)
-        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+        """Acknowledge; return whether the channel is there to take it.
+
+        Where all deliveries before it are settled, and the last frame that
+        waits acknowledges some of them, one frame says it all.
+        """
+        outbox = self._outbox
+        with outbox.lock:
+            if not self.is_open:
+                return False
+            posted = outbox.posted
+            in_order = delivery_tag == self._settled + 1
+            joined = in_order and posted and posted[-1] is self._ack
+            frame = settle_frame(self._number, 80, delivery_tag, 1 if joined or multiple else 0)
+            if joined:
+                posted[-1] = frame
+            else:
+                posted.append(frame)
+            if in_order or multiple:
+                self._settled = max(self._settled, delivery_tag)
+                self._ack = frame
+            return self._posted()
 
     def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> bool:
         """Discard or give back; return whether the channel is there to take it."""
-        frame = settle_frame(self._number, 90, delivery_tag, 1 if requeue else 0)
-        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+        return self._settle(90, delivery_tag, 1 if requeue else 0)
 
     def basic_nack(
         self, delivery_tag: int, multiple: bool = False, requeue: bool = True
     ) -> bool:
         """Reject one or all so far; return whether the channel is there to take it."""
-        bits = (1 if multiple else 0) | (2 if requeue else 0)
-        frame = settle_frame(self._number, 120, delivery_tag, bits)
-        return self._driver.post(frame, self)  # type: ignore[no-any-return]
+        return self._settle(120, delivery_tag, (1 if multiple else 0) | (2 if requeue else 0))
+
+    def _settle(self, method: int, delivery_tag: int, bits: int) -> bool:
+        with self._outbox.lock:
+            if not self.is_open:
+                return False
+            self._outbox.posted.append(settle_frame(self._number, method, delivery_tag, bits))
+            if delivery_tag == self._settled + 1:
+                self._settled = delivery_tag
+            return self._posted()
+
+    def _posted(self) -> bool:
+        """Write what waits, or let it wait for what the next callback settles.
+
+        It waits only while callbacks follow each other quickly; see
+        ``drain_events`` and the keeper for who writes it then.
+        """
+        driver, outbox = self._driver, self._outbox
+        if not (
+            driver.running == get_ident()
+            and driver.inbox.events
+            and monotonic() - outbox.cleared_at < HOLD
+        ):
+            outbox.clear()
+        return True
 
     # -- receiving
 
@@ -196,7 +250,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         if not self.is_open:
             return None
         answer = super().basic_cancel(consumer_tag, nowait)
-        self.unwanted(self._driver.withdraw(self, consumer_tag))
+        self.unwanted(self._driver.inbox.withdraw(self, consumer_tag))
         return answer
 
     def unwanted(self, deliveries: Iterable[Delivery]) -> None:
@@ -235,7 +289,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         # After the deliveries that came before it.
-        self._driver.inbox.append(partial(self._cancelled, consumer_tag))
+        self._driver.inbox.events.append(partial(self._cancelled, consumer_tag))
 
     def _cancelled(self, consumer_tag: str) -> None:
         """Tell of a consumer that the broker cancelled; called by the thread that drains."""
@@ -251,7 +305,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
     def flush(self) -> None:
         """Write what waits to be written, as far as the link takes it now."""
-        self._driver.flush()
+        self._outbox.flush()
 
     def pump(self, timeout: float | None = None) -> None:
         """Have what arrives filed, without running callbacks.
@@ -259,7 +313,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         :raises ChannelError: the broker closed the channel.
         :raises DrainTimeout: nothing came.
         """
-        self._driver.pump(timeout)
+        self._driver.inbox.pump(timeout)
         if self.error is not None:
             raise self.gone()
 
@@ -271,9 +325,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close the channel, within a few seconds. Idempotent, and quiet."""
-        driver = self._driver
-        driver.flush()
-        with driver.lock:
+        self._outbox.flush()
+        with self._outbox.lock:
             if not self.is_open:
                 return
             # From here on nobody writes on this channel.
@@ -290,7 +343,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     def collect(self) -> None:
         """Forget everything; a hook of the ``amqp`` package."""
         super().collect()
-        self._driver.withdraw(self)
+        self._driver.inbox.withdraw(self)
 
     def gone(self) -> BrokerError:
         """Return the error for using a channel that is closed; says why once."""
@@ -298,17 +351,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         if error is not None:
             return error
         if not self._driver.connected:
-            return self._driver.broken()  # type: ignore[no-any-return]
+            return self._driver.ended()  # type: ignore[no-any-return]
         return ChannelError(504, f"channel {self._number} is closed")
 
     def _on_close(
         self, reply_code: int, reply_text: str, class_id: int, method_id: int
     ) -> None:
-        driver = self._driver
-        with driver.lock:
+        with self._outbox.lock:
             # What was written before it was written on an open channel.
             self.is_open = False
-            driver.posted.append(self._frame(spec.Channel.CloseOk, b""))
+        self._outbox.post(method_frame(self._number, spec.Channel.CloseOk, b""))
         if self.is_closing:
             return  # the answer to our own close is still to come
         error = channel_error(reply_code, reply_text)
@@ -319,7 +371,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             self.error = error
             if self.callbacks:
                 # Its consumers would wait for ever: tell who drains.
-                driver.inbox.append(self._tell)
+                self._driver.inbox.events.append(self._tell)
         self.collect()
 
     def _tell(self) -> None:
@@ -331,11 +383,4 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         # Opening and closing happen while it is not open.
         channel = None if sig[0] == spec.Channel.CLASS_ID else self
         heed = sig != spec.Channel.Close
-        self._driver.write(self._frame(sig, arguments), channel, heed)
-
-    def _frame(self, sig: tuple[int, int], arguments: bytes) -> bytes:
-        return method_frame(self._number, sig, arguments)
-
-
-def _as_bytes(body: Any) -> bytes:
-    return body.encode() if isinstance(body, str) else bytes(body)
+        self._driver.write(method_frame(self._number, sig, arguments), channel, heed)

@@ -1,28 +1,17 @@
-"""The driver's connection: who reads, who writes, who waits.
+"""The driver's connection: opened, kept alive, and ended.
 
-One thread at a time reads ("leads"): it makes a pass, which takes what has
-arrived and files it: messages go to the inbox, confirms to their channels,
-answers to whoever waits. The others wait until a pass was made. Consumers'
-callbacks run in ``drain_events`` and nowhere else.
-
-Writing never waits for the link with the lock held: what the kernel does not
-take at once stays in a buffer of one message, and the next message waits
-until that is empty, by reading meanwhile, so that two full TCP windows do not
-lock each other up.
+What arrives is the matter of its :class:`~carrot.backends.pyamqplib.inbox.Inbox`,
+what is written that of its :class:`~carrot.backends.pyamqplib.outbox.Outbox`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import select
-import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import amqp.connection
 from amqp import spec
@@ -31,41 +20,32 @@ from amqp.exceptions import METHOD_NAME_MAP, AMQPError
 from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.errors import connect_failed, lost, reason
-from carrot.backends.pyamqplib.rpc import Caller, Reply
+from carrot.backends.pyamqplib.inbox import Inbox
+from carrot.backends.pyamqplib.outbox import Outbox
+from carrot.backends.pyamqplib.parser import Delivery
+from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tls import TLS
 from carrot.backends.pyamqplib.transport import TLSTransport, Transport
-from carrot.backends.pyamqplib.wire import (
-    CONFIRM,
-    FETCHED,
-    HEARTBEAT,
-    METHOD,
-    Delivery,
-    Parser,
-    ProtocolError,
-    method_frame,
-)
+from carrot.backends.pyamqplib.wire import HEARTBEAT, ProtocolError, method_frame
 from carrot.exceptions import (
     AuthenticationFailed,
     BrokerConnectionError,
-    CarrotError,
+    BrokerError,
     ConfigurationError,
     ConnectFailed,
     ConnectionBlocked,
     ConnectionClosed,
     ConnectionLost,
-    DrainTimeout,
+    channel_error,
 )
-from carrot.utils import time_left, time_limit
+from carrot.utils import time_limit
 
 __all__ = ["Connection"]
 
-#: Seconds that closing may take.
-CLOSE_TIMEOUT = 3.0
+#: Seconds that saying goodbye may take.
+CLOSE_TIMEOUT = 5.0
 #: Bytes that are read ahead for consumers that do not drain.
 BACKLOG = 16 * 1024 * 1024
-#: Seconds for which acknowledgements may wait for others to join them, while
-#: messages are waiting for their callbacks.
-HOLD = 0.001
 
 
 class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
@@ -82,7 +62,11 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
 
     Channel = Channel
 
-    _METHODS = {
+    #: Channels and bytes of a frame that the broker allows.
+    channel_max: int
+    frame_max: int
+
+    _METHODS: ClassVar[dict[Any, Any]] = {
         **amqp.connection.Connection._METHODS,
         # The amqp package leaves the reason unread.
         spec.Connection.Blocked: spec.method(spec.Connection.Blocked, "s"),
@@ -90,6 +74,12 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
 
     #: Why the broker takes no messages for now; ``None`` while it does.
     blocked: str | None = None
+    #: The thread that runs a consumer's callback.
+    running: int = 0
+
+    _ended: BrokerConnectionError | None = None
+    # The broker's Connection.Close: code, text, the method because of which.
+    _closed_because: tuple[int, str, tuple[int, int]] = (0, "", (0, 0))
 
     def __init__(
         self,
@@ -110,56 +100,34 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             **kwargs,
         )
         self.timeout = timeout
-        #: Deliveries, and functions to call, in the order of arrival.
-        self.inbox: deque[Any] = deque()
-        self._parser = Parser(self.channels)
-        self._error: BrokerConnectionError | None = None
-        # The method because of which the broker closed the connection.
-        self._culprit: tuple[int, int] = (0, 0)
-        # Bytes read for consumers since the inbox was last seen empty.
-        self._backlog = 0
-        self._received_at = self._sent_at = self._flushed_at = 0.0
+        self._prepare_calls(self)
+        self._opening = threading.Lock()
+        self._ending = threading.Lock()
+        self.outbox = Outbox(self._broken, self._rouse)
+        self.inbox = Inbox(self, self.outbox)
+        # Of the last tick: the passes made by then, and its time.
         self._ticked = -1
         self._ticked_at = 0.0
-        self._running = 0
-        self._seen = threading.local()
-        self._wake_counter = itertools.count(1)
-        self._wakes = 0
-        self._make_locks()
-
-    def _make_locks(self) -> None:
-        self._prepare_calls(self)
-        # Guards out-buffer and socket; held briefly, never while waiting.
-        self.lock = threading.Lock()
-        # What the kernel did not take, and what is to follow it: frames put
-        # there without the lock, by deque's own atomicity.
-        self.out: deque[Any] = deque()
-        self.posted: deque[bytes] = deque()
-        self._opening = threading.Lock()
-        self._turn = threading.Condition()
-        self._leader = 0
-        self._passes = 0
 
     def __repr__(self) -> str:
-        state = "open" if self.connected else "closed" if self._error else "new"
+        state = "open" if self.connected else "closed" if self._ended else "new"
         if self.blocked is not None:
             state = "blocked"
-        return f"<{type(self).__module__}.Connection {self.host}/{self.virtual_host} {state}>"
+        return f"<{type(self).__name__} to {self.host}/{self.virtual_host} {state}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_transport", None) is not None and not getattr(self, "_error", 1):
-            self._transport.sever()
-            self._close_wakers()
+        transport = getattr(self, "_transport", None)
+        if transport is not None and self._ended is None:
+            transport.sever()
+            self.inbox.close()
 
     # -- opening
 
-    def Transport(
-        self, host: str, connect_timeout: float | None, ssl: Any, **kwargs: Any
-    ) -> Any:
+    def Transport(self, host: str, connect_timeout: float, ssl: TLS | None, **_: Any) -> Any:
         """Return the link to use; a hook of the ``amqp`` package."""
-        if ssl:
-            return TLSTransport(host, ssl=ssl, connect_timeout=connect_timeout)
-        return Transport(host, connect_timeout=connect_timeout)
+        if ssl is None:
+            return Transport(host, connect_timeout=connect_timeout)
+        return TLSTransport(host, ssl=ssl, connect_timeout=connect_timeout)
 
     def connect(self, callback: Callable[[], Any] | None = None) -> None:
         """Connect and log in, within ``connect_timeout`` seconds.
@@ -167,25 +135,25 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         :raises ConnectFailed: the broker cannot be reached.
         :raises AuthenticationFailed: it refuses user, password or virtual host.
         """
-        limit = time_left(self.connect_timeout) or 0.0
+        limit = within(self.connect_timeout)
         deadline = monotonic() + limit
         try:
-            self._transport = self.Transport(self.host, limit, self.ssl)
-            self._transport.connect()
-            self._poll_for(self._transport.sock)
+            self._transport = transport = self.Transport(self.host, limit, self.ssl)
+            transport.connect()
+            self.outbox.connect(transport)
+            self.inbox.connect(transport)
             self._on_inbound_frame = self.frame_handler_cls(self, self.on_inbound_method)
-            self._frame_writer = self.frame_writer_cls(self, self._transport)
+            self._frame_writer = self.frame_writer_cls(self, transport)
             while not self._handshake_complete:
+                self.check()
                 left = deadline - monotonic()
-                if self._error is None and left <= 0:
-                    raise TimeoutError(f"no AMQP handshake within {limit:g} s")
-                self._check()
-                self._pass(self._passes, left)
+                if left <= 0:
+                    raise TimeoutError(f"no answer to the handshake within {limit:g} seconds")
+                self.inbox.take(self.inbox.turns.passes, left)
         except OSError as exc:
             error = self._connect_error(exc)
             self.die(error)
-            raise error from exc
-        self._received_at = self._sent_at = monotonic()
+            raise error from (exc if error is not exc else exc.__cause__)
         keeper.watch(self)
         if callback is not None:
             callback()
@@ -194,32 +162,28 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if isinstance(exc, (ConnectFailed, AuthenticationFailed)):
             return exc
         if isinstance(exc, ProtocolError):
-            return connect_failed(
-                OSError(f"{exc}; does AMQP 0-9-1 listen there, and with TLS or without?"),
-                self.host,
-            )
+            text = f"{exc}; does AMQP 0-9-1 listen there, and with TLS or without?"
+            return connect_failed(OSError(text), self.host)
         cause = exc.__cause__ if isinstance(exc, ConnectionLost) else exc
-        started = bool(self.mechanisms)
-        if started and not self.server_capabilities.get("authentication_failure_close"):
-            # Servers that cannot say so close the socket on a wrong password.
+        if self.mechanisms and not self.server_capabilities.get("authentication_failure_close"):
+            # Servers that cannot say so close the link on a wrong password.
             return AuthenticationFailed(
-                f"{self.host} closed the connection at the login to {self.virtual_host!r}"
+                f"{self.host} ended the login to virtual host {self.virtual_host!r}"
             )
-        return connect_failed(cause if isinstance(cause, OSError) else exc, self.host)
+        return connect_failed(cause or exc, self.host)
 
-    def _poll_for(self, sock: Any) -> None:
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._fd = sock.fileno()
-        self._poller = select.poll()
-        self._poller.register(self._fd, select.POLLIN)
-        self._poller.register(self._woken.fileno(), select.POLLIN)
+    def _on_start(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._on_start(*args, **kwargs)
+        except AMQPError as exc:  # it knows none of our mechanisms
+            raise AuthenticationFailed(
+                f"cannot log in to {self.host}: {exc.args[0] or exc}"
+            ) from exc
 
     def _on_tune(self, channel_max: int, frame_max: int, server_heartbeat: int) -> None:
         self.channel_max = min(channel_max or 65535, self.channel_max)
         self.frame_max = min(frame_max or self.frame_max, self.frame_max)
-        self._parser.frame_max = self.frame_max
+        self.inbox.parser.frame_max = self.frame_max
         self.server_heartbeat = server_heartbeat
         wanted = self.client_heartbeat
         # The protocol knows whole seconds only.
@@ -232,87 +196,46 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     # -- state
 
     @property
+    def alive(self) -> bool:
+        """Whether the connection has not ended."""
+        return self._ended is None
+
+    @property
     def connected(self) -> bool:
         """Whether the connection is open."""
-        return self._handshake_complete and self._error is None
+        return self._handshake_complete and self._ended is None
 
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self.broken()
+    def check(self, sig: tuple[int, int] | None = None) -> None:
+        """Raise why the connection has ended, if it has.
 
-    def broken(self, sig: tuple[int, int] | None = None) -> BrokerConnectionError:
+        :param sig: the method whose answer is waited for.
+        """
+        if self._ended is not None:
+            raise self.ended(sig)
+
+    def ended(self, sig: tuple[int, int] | None = None) -> BrokerError:
         """Return an error that says how the connection ended.
 
-        :param sig: the method for which it is raised; if the broker closed
-            the connection because of it, trying again would not help.
+        :param sig: the method whose answer is waited for. If the broker closed
+            the connection because of it, that is the error of this operation,
+            which would fare no better on another connection.
         """
-        cause = self._error or ConnectionLost("the connection is not open")
-        error = type(cause)(*cause.args)
-        error.recoverable = cause.recoverable and (sig is None or sig != self._culprit)
-        error.__cause__ = cause.__cause__
-        return error
+        code, text, culprit = self._closed_because
+        if sig is not None and sig == culprit:
+            return channel_error(code, text)
+        error = self._ended or ConnectionLost(f"the connection to {self.host} is not open")
+        again = type(error)(*error.args)
+        again.recoverable = error.recoverable
+        again.__cause__ = error.__cause__
+        return again
 
-    def gave_up(self, sig: tuple[int, int], seconds: float) -> BrokerConnectionError:
-        """Return the error for an answer that did not come; ends the connection."""
+    def gave_up(self, sig: tuple[int, int], seconds: float) -> BrokerError:
+        """End the connection because an answer did not come; return the error for it."""
         name = METHOD_NAME_MAP.get(sig, sig)
         self.die(
             ConnectionLost(f"{self.host} did not answer {name} within {seconds:.3g} seconds")
         )
-        return self.broken()
-
-    def die(self, error: BrokerConnectionError) -> None:
-        """End the connection at once; whoever waits on it gets *error*."""
-        with self._turn:
-            if self._error is not None:
-                return
-            self._error = error
-            channels = [channel for number, channel in self.channels.items() if number]
-            self.channels.clear()
-            self._turn.notify_all()
-        keeper.unwatch(self)
-        self.inbox.clear()
-        for channel in channels:
-            channel.collect()
-        if self._transport is not None:
-            self._transport.sever()
-        self._close_wakers()
-
-    def collect(self) -> None:
-        """End the connection; a hook of the ``amqp`` package."""
-        self.die(ConnectionClosed(f"the connection to {self.host} was closed"))
-
-    def close(self, *args: Any, **kwargs: Any) -> None:
-        """Say goodbye, for a few seconds at most. Idempotent, and quiet."""
-        if self._error is not None:
-            return
-        self.is_closing = True
-        try:
-            with time_limit(CLOSE_TIMEOUT):
-                self.call(spec.Connection.Close, b"\x00" * 7, [spec.Connection.CloseOk])
-        except BrokerConnectionError:
-            pass
-        finally:
-            self.collect()
-
-    def forked(self) -> None:
-        """Leave everything to the parent; called in the child of a fork."""
-        self._make_locks()
-        if self._error is None:
-            self._error = ConnectionLost(
-                f"the connection to {self.host} belongs to the process that was forked"
-            )
-            for number, channel in self.channels.items():
-                if number:
-                    channel.is_open = False
-            self.inbox.clear()
-            if self._transport is not None:
-                self._transport.abandon()
-            self._close_wakers()
-
-    def _close_wakers(self) -> None:
-        for waker in (getattr(self, "_waker", None), getattr(self, "_woken", None)):
-            if waker is not None:
-                waker.close()
+        return self.ended()
 
     # -- channels
 
@@ -321,7 +244,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
 
         :raises ConfigurationError: the broker allows no more.
         """
-        self._check()
+        self.check()
         with self._opening:
             try:
                 channel = self.Channel(self, channel_id, on_open=callback)
@@ -337,7 +260,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             raise
         return channel
 
-    # -- reading
+    # -- receiving
 
     def drain_events(self, timeout: float | None = None) -> bool:
         """Run the callback of one message, waiting for it if need be.
@@ -347,9 +270,9 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         :raises DrainTimeout: nothing came.
         """
         try:
-            event = self.inbox.popleft()
+            event = self.inbox.events.popleft()
         except IndexError:
-            event = self._next_event(timeout)
+            event = self.inbox.next_event(timeout)
             if event is None:
                 return False
         if event.__class__ is not Delivery:
@@ -360,144 +283,24 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if callback is None:
             channel.unwanted([event])
             return True
-        self._running = get_ident()
+        self.running = get_ident()
         done = False
         try:
             callback(event)
             done = True
         finally:
-            self._running = 0
+            self.running = 0
             # Acknowledgements wait for others only while there are others.
-            if self.posted and not (done and self.inbox):
-                self.flush()
+            if self.outbox.posted and not (done and self.inbox.events):
+                self.outbox.flush()
         return True
 
-    def _next_event(self, timeout: float | None) -> Any:
-        limit = time_left(timeout)
-        deadline = None if limit is None else monotonic() + limit
-        left = limit
-        while True:
-            seen = self._passes
-            if self.inbox:
-                try:
-                    return self.inbox.popleft()
-                except IndexError:
-                    pass  # another thread was faster
-            self._check()
-            if self._wakes != getattr(self._seen, "wakes", 0):
-                self._seen.wakes = self._wakes
-                return None
-            if deadline is not None and left is not None:
-                if left < 0:
-                    raise DrainTimeout(f"no message within {limit:g} seconds")
-                left = deadline - monotonic()
-            self._backlog = 0
-            self._pass(seen, None if left is None else max(0.0, left))
+    def wake(self) -> None:
+        """End the waiting of each thread in :meth:`drain_events`, once.
 
-    def pump(self, timeout: float | None = None) -> None:
-        """Have what arrives filed, without running callbacks.
-
-        Returns after a pass since this thread's last call, its own or
-        another's.
-
-        :raises DrainTimeout: nothing came.
+        Takes no lock: a signal handler may call it.
         """
-        seen = getattr(self._seen, "passes", 0)
-        self._check()
-        self._pass(seen, timeout)
-        self._check()
-        if self._passes == seen:
-            raise DrainTimeout(f"nothing came within {timeout:g} seconds")
-        self._seen.passes = self._passes
-
-    def pump_until(self, reply: Reply, sig: tuple[int, int], deadline: float) -> None:
-        """Have what arrives filed until *reply* is there.
-
-        :raises ConnectionLost: it is not at the deadline (monotonic seconds).
-        """
-        begun = monotonic()
-        while True:
-            seen = self._passes
-            if reply.ready:
-                return
-            if self._error is not None:
-                raise self.broken(sig)
-            left = deadline - monotonic()
-            if left <= 0:
-                raise self.gave_up(sig, deadline - begun)
-            self._pass(seen, left)
-
-    def _pass(self, seen: int, timeout: float | None) -> None:
-        """Have a pass made, unless there was one since *seen* were made."""
-        with self._turn:
-            if self._passes != seen or self._error is not None:
-                return
-            if self._leader:
-                self._turn.wait(timeout)
-                return
-            self._leader = get_ident()
-        heard = True
-        try:
-            heard = self._read(timeout)
-        except OSError as exc:
-            self.die(lost(exc, self.host))
-        finally:
-            with self._turn:
-                self._leader = 0
-                self._passes += heard
-                self._turn.notify_all()
-        if self.posted:
-            self.flush()
-
-    def _read(self, timeout: float | None) -> bool:
-        """Take what has arrived, waiting for it; return whether something did."""
-        self.flush()
-        transport = self._transport
-        data = transport.receive() if transport.eager else None
-        if data is None:
-            self._poller.modify(self._fd, select.POLLIN | (select.POLLOUT if self.out else 0))
-            ready = self._poller.poll(None if timeout is None else timeout * 1000)
-            if self._error is not None:
-                return True
-            if not ready:
-                return False
-            for fd, event in ready:
-                if fd == self._fd and event & ~select.POLLOUT:
-                    data = transport.receive()
-                elif fd != self._fd:
-                    self._woken.recv(4096)
-            if data is None:
-                self.flush()
-                return True
-        self._received_at = monotonic()
-        self._backlog += len(data)
-        events: list[Any] = []
-        try:
-            self._parser.feed(data, events)
-        finally:
-            self._file(events)
-        return True
-
-    def _file(self, events: Iterable[Any]) -> None:
-        """Hand events to those whom they concern."""
-        append = self.inbox.append
-        try:
-            for event in events:
-                if event.__class__ is Delivery:
-                    append(event)
-                elif event[0] == METHOD:
-                    self.on_inbound_frame((1, event[1], event[2]))
-                elif event[0] == CONFIRM:
-                    event[1].confirmed(*event[2:])
-                elif event[0] == FETCHED:
-                    event[1].fetched(event[2])
-                else:
-                    event[1].returned(*event[2:])
-        except BrokerConnectionError as exc:
-            self.die(exc)
-        except Exception as exc:
-            # Unknown methods, garbled arguments: nothing after them is sure.
-            self.die(ProtocolError(f"{self.host} sent what nobody understands: {exc!r}"))
+        self.inbox.wake()
 
     def on_inbound_method(
         self, channel_id: int, sig: Any, payload: bytes, content: Any
@@ -511,158 +314,69 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
 
     # -- writing
 
-    def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
-        self.write(method_frame(0, sig, arguments), heed=sig != spec.Connection.Close)
-
     def write(self, frame: bytes, channel: Any = None, heed: bool = True) -> None:
-        """Write a frame, waiting for room.
+        """Write a frame, waiting for room unless this is the thread that reads.
 
         :param channel: the channel that has to be open for it.
         :param heed: wait while the broker blocks the connection.
         :raises ConnectionBlocked: there was no room in time.
         """
-        if self._leader == get_ident():
-            self.posted.append(frame)
+        outbox = self.outbox
+        if self.inbox.turns.leader == get_ident():
+            outbox.post(frame)
             return
-        deadline = monotonic() + time_left(self.timeout)
+        deadline = monotonic() + within(self.timeout)
         while True:
-            with self.lock:
+            with outbox.lock:
+                self.check()
                 if channel is not None and not channel.is_open:
                     raise channel.gone()
-                self._check()
                 if self.ready(heed):
-                    self.put([frame])
+                    outbox.put([frame])
                     break
             self.await_room(deadline, heed)
         self.settle_down(deadline)
 
     def ready(self, heed: bool = True) -> bool:
-        """Return whether a message may be written now. The caller holds the lock."""
-        if self.posted or self.out:
-            self._flush_locked()
-        return not self.out and (self.blocked is None or not heed)
-
-    def put(self, pieces: list[Any]) -> bool:
-        """Write pieces; what the kernel does not take stays. The caller holds the lock.
-
-        :returns: whether the connection lives.
-        """
-        send = self._transport.send
-        try:
-            for index, piece in enumerate(pieces):
-                sent = send(piece)
-                if sent != len(piece):
-                    self.out.append(memoryview(piece)[sent:])
-                    self.out.extend(pieces[index + 1 :])
-                    break
-        except OSError as exc:
-            self.die(lost(exc, self.host))
+        """Return whether a message may be written now. With the outbox's lock held."""
+        outbox = self.outbox
+        if (outbox.posted or outbox.rest) and not outbox.clear():
             return False
-        self._sent_at = monotonic()
-        return True
+        return self.blocked is None or not heed
 
     def await_room(self, deadline: float, heed: bool = True) -> None:
         """Wait until something changed for those who want to write.
 
-        :raises ConnectionBlocked: the deadline (monotonic seconds) has passed.
+        :param deadline: seconds of the monotonic clock.
+        :raises ConnectionBlocked: it has passed.
         """
-        seen = self._passes
-        self.flush()
-        if not self.out and (self.blocked is None or not heed):
+        seen = self.inbox.turns.passes
+        self.outbox.flush()
+        if not self.outbox.rest and (self.blocked is None or not heed):
             return
+        self.check()
         left = deadline - monotonic()
         if left <= 0:
             why = self.blocked or "the link is full"
             raise ConnectionBlocked(f"{self.host} takes no messages for now: {why}")
-        self._pass(seen, left)
+        self.inbox.take(seen, left)
 
     def settle_down(self, deadline: float) -> None:
-        """Wait until the kernel has all, or the deadline: what was begun, stays begun."""
-        if self.posted:
-            self.flush()
-        while self.out and self._error is None:
+        """Wait until the kernel has all; at the deadline, what was begun stays begun."""
+        while self.outbox.rest and self._ended is None:
             try:
                 self.await_room(deadline, heed=False)
-            except ConnectionBlocked:
+            except BrokerConnectionError:
                 return
 
-    def post(self, frame: bytes, channel: Any) -> bool:
-        """Write a frame soon, without waiting.
-
-        :returns: ``False`` if the channel is closed, where it means nothing.
-        """
-        with self.lock:
-            if not channel.is_open:
-                return False
-            self.posted.append(frame)
-            if (
-                self._running == get_ident()
-                and self.inbox
-                and monotonic() - self._flushed_at < HOLD
-            ):
-                return True
-            self._flush_locked()
-        return True
-
-    def flush(self) -> None:
-        """Write what is posted, as far as the kernel takes it now."""
-        while self.posted or self.out:
-            if not self.lock.acquire(blocking=False):
-                return  # whoever holds it looks again after releasing it
-            try:
-                done = self._flush_locked()
-            finally:
-                self.lock.release()
-            if not done:
-                if self._leader not in (0, get_ident()):
-                    self._rouse()  # to poll for room as well
-                return
-
-    def _flush_locked(self) -> bool:
-        posted, out = self.posted, self.out
-        if posted:
-            frames = []
-            while posted:
-                frames.append(posted.popleft())
-            out.append(b"".join(frames))
-        pieces = list(out)
-        out.clear()
-        if pieces and self._error is None:
-            self.put(pieces)
-        self._flushed_at = monotonic()
-        return not out
-
-    # -- from anywhere
-
-    def wake(self) -> None:
-        """End the waiting of each thread in :meth:`drain_events`, once.
-
-        Takes no lock: a signal handler may call it.
-        """
-        self._wakes = next(self._wake_counter)
-        self._rouse()
+    def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
+        self.write(method_frame(0, sig, arguments), heed=sig != spec.Connection.Close)
 
     def _rouse(self) -> None:
-        try:
-            self._waker.send(b"\0")
-        except (OSError, AttributeError):
-            pass  # full: it will wake up anyhow; closed: nobody is there
+        if self.inbox.turns.leader not in (0, get_ident()):
+            self.inbox.rouse()
 
-    def withdraw(self, channel: Any, consumer_tag: str | None = None) -> list[Delivery]:
-        """Remove a channel's deliveries, or one consumer's, from the inbox."""
-        withdrawn = []
-        for event in list(self.inbox):
-            if (
-                event.__class__ is Delivery
-                and event.channel is channel
-                and consumer_tag in (None, event.consumer_tag)
-            ):
-                try:
-                    self.inbox.remove(event)
-                except ValueError:
-                    continue  # a draining thread has it
-                withdrawn.append(event)
-        return withdrawn
+    # -- keeping alive
 
     def tick(self, now: float) -> None:
         """Do what is due; called about once a second by the keeper's thread.
@@ -670,15 +384,15 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         Reads when nobody else has, so that confirms, notices and the end of
         the connection are heard; but not without bound what is for consumers.
         """
-        heartbeat = self.heartbeat
-        if heartbeat and now - self._sent_at >= heartbeat / 2 and not self.out:
-            self.posted.append(HEARTBEAT)
-        self.flush()
-        listening = self._backlog < BACKLOG
-        if listening and self._passes == self._ticked:
-            self._pass(self._ticked, 0)
-        self._ticked = self._passes
-        silent = monotonic() - self._received_at
+        inbox, heartbeat = self.inbox, self.heartbeat
+        if heartbeat and now - self.outbox.sent_at >= heartbeat / 2 and not self.outbox.rest:
+            self.outbox.post(HEARTBEAT)
+        self.outbox.flush()
+        listening = inbox.backlog < BACKLOG
+        if listening and inbox.turns.passes == self._ticked:
+            inbox.take(self._ticked, 0)
+        self._ticked = inbox.turns.passes
+        silent = monotonic() - inbox.received_at
         # Whoever slept through several ticks must not blame the peer.
         awake, self._ticked_at = now - self._ticked_at < heartbeat, now
         if heartbeat and awake and listening and silent > 2 * heartbeat:
@@ -689,20 +403,54 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
                 )
             )
 
-    # -- what the broker says of the connection
-
     def _on_blocked(self, reason: str) -> None:
         self.blocked = reason or "no reason given"
 
     def _on_unblocked(self) -> None:
         self.blocked = None
 
+    # -- ending
+
+    def die(self, error: BrokerConnectionError) -> None:
+        """End the connection at once; whoever waits on it gets *error*."""
+        with self._ending:
+            if self._ended is not None:
+                return
+            self._ended = error
+        keeper.unwatch(self)
+        self.inbox.close()
+        channels = [channel for number, channel in list(self.channels.items()) if number]
+        self.channels.clear()
+        for channel in channels:
+            channel.collect()
+        if self._transport is not None:
+            self._transport.sever()
+
+    def _broken(self, exc: OSError) -> None:
+        self.die(lost(exc, self.host))
+
+    def collect(self) -> None:
+        """End the connection; a hook of the ``amqp`` package."""
+        self.die(ConnectionClosed(f"the connection to {self.host} was closed"))
+
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Say goodbye, for a few seconds at most. Idempotent, and quiet."""
+        if self._ended is not None:
+            return
+        self.is_closing = True
+        try:
+            with time_limit(CLOSE_TIMEOUT):
+                self.call(spec.Connection.Close, b"\x00" * 7, [spec.Connection.CloseOk])
+        except BrokerError:
+            pass  # it is closed all the same
+        finally:
+            self.collect()
+
     def _on_close(
         self, reply_code: int, reply_text: str, class_id: int, method_id: int
     ) -> None:
-        self._culprit = (class_id, method_id)
-        self.posted.append(method_frame(0, spec.Connection.CloseOk, b""))
-        self.flush()
+        self._closed_because = (reply_code, reply_text, (class_id, method_id))
+        self.outbox.post(method_frame(0, spec.Connection.CloseOk, b""))
         text = f"{reply_code} {reply_text}"
         error: BrokerConnectionError
         if self._handshake_complete:
@@ -715,24 +463,32 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             error = ConnectFailed(f"cannot connect to {self.host}: {text}")
         self.die(error)
 
+    def forked(self) -> None:
+        """Leave everything to the parent; called in the child of a fork.
+
+        Whoever held a lock in the parent does not exist here.
+        """
+        self._prepare_calls(self)
+        self._opening, self._ending = threading.Lock(), threading.Lock()
+        self.outbox.reset()
+        self.inbox.reset()
+        if self._ended is None:
+            self._ended = ConnectionLost(
+                f"the connection to {self.host} belongs to the process that was forked"
+            )
+            for number, channel in self.channels.items():
+                if number:
+                    channel.is_open = False
+            if self._transport is not None:
+                self._transport.abandon()
+            self.inbox.close()
+
 
 def _frame_writer(connection: Connection, transport: Any) -> Callable[..., None]:
-    """Return the function with which the ``amqp`` package writes; all ours goes elsewhere."""
+    """Return the function by which the ``amqp`` package writes; ours goes elsewhere."""
 
     def write(kind: int, channel: int, sig: Any, arguments: Any, content: Any) -> None:
-        connection.write(
-            HEARTBEAT if kind == 8 else method_frame(channel, sig, arguments or b"")
-        )
+        frame = HEARTBEAT if kind == 8 else method_frame(channel, sig, arguments or b"")
+        connection.write(frame)
 
     return write
-
-
-def client_properties(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what the broker shows of us in its list of connections."""
-    import platform
-
-    return {
-        "product": "carrot",
-        "platform": f"Python {platform.python_version()}",
-        **(given or {}),
-    }

@@ -56,7 +56,7 @@ class _Keeper:
 
     def _interval(self) -> float:
         with self._lock:
-            heartbeats = [c.heartbeat for c in self.connections if c.heartbeat]
+            heartbeats: list[float] = [c.heartbeat for c in self.connections if c.heartbeat]
         return min([INTERVAL, *(heartbeat / 4 for heartbeat in heartbeats)])
 
 

@@ -11,11 +11,16 @@ from typing import Any
 import amqp.exceptions
 from amqp.serialization import dumps
 
-from carrot.backends.pyamqplib.wire import method_frame
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost
 from carrot.utils import time_left
 
-__all__ = ["Caller", "Reply"]
+__all__ = ["Caller", "Reply", "within"]
+
+
+def within(seconds: float) -> float:
+    """Return how many of *seconds* a surrounding time limit leaves."""
+    left = time_left(seconds)
+    return seconds if left is None else left
 
 
 class Reply:
@@ -81,7 +86,7 @@ class Caller:
     def call(self, sig: tuple[int, int], arguments: bytes, answers: list[Any]) -> Any:
         """Send an encoded method and wait for one of its answers."""
         driver = self._driver
-        limit = time_left(driver.timeout)
+        limit = within(driver.timeout)
         deadline = monotonic() + limit
         if not self._turns.acquire(timeout=limit):
             raise driver.gave_up(sig, limit)
@@ -91,7 +96,7 @@ class Caller:
             for answer in answers:
                 self._pending[answer] = reply
             self._send(sig, arguments)
-            driver.pump_until(reply, sig, deadline)
+            driver.inbox.pump_until(reply, sig, deadline)
         finally:
             for answer in answers:
                 self._pending.pop(answer, None)
@@ -112,9 +117,9 @@ class Caller:
         methods = method if isinstance(method, list) else [method]
         for expected in methods:
             self._pending[expected] = reply
-        limit = time_left(self._driver.timeout if timeout is None else timeout)
+        limit = within(self._driver.timeout if timeout is None else timeout)
         try:
-            self._driver.pump_until(reply, methods[0], monotonic() + limit)
+            self._driver.inbox.pump_until(reply, methods[0], monotonic() + limit)
         finally:
             for expected in methods:
                 self._pending.pop(expected, None)
@@ -127,9 +132,6 @@ class Caller:
 
     def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
         raise NotImplementedError
-
-    def _frame(self, sig: tuple[int, int], arguments: bytes) -> bytes:
-        return method_frame(self.channel_id, sig, arguments)
 
 
 def _encoded(sig: tuple[int, int], format: str | None, args: Any) -> bytes:

@@ -151,7 +151,8 @@ def _field(value: Any) -> bytes:
     # bool before int, of which it is a kind.
     for kind, encode in _FIELDS:
         if isinstance(value, kind):
-            return encode(value)
+            data: bytes = encode(value)
+            return data
     if value is None:
         return b"V"
     raise EncodeError(

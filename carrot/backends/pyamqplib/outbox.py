@@ -1,0 +1,118 @@
+"""What is to be written, and has not been yet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from carrot.backends.pyamqplib.transport import Transport
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """Writes frames of any thread, each whole, in order.
+
+    Writing never waits for the link: what the kernel does not take at once
+    stays here, and whoever wants to write a message waits until that is
+    little enough, without holding the lock. So the lock is held for moments
+    only, and the thread that reads may always take it.
+
+    :param broken: called with the reason why the link takes nothing any more.
+    :param rouse: makes the thread that polls the link do so anew.
+    """
+
+    #: To be held for whatever follows.
+    lock: threading.Lock
+    #: Frames that may wait a moment for others to join them.
+    posted: list[bytes]
+    #: What the kernel did not take; the first piece may be the rest of one.
+    rest: list[Any]
+    #: When something was written last, and when nothing was left, monotonic.
+    sent_at: float
+    cleared_at: float
+
+    def __init__(self, broken: Callable[[OSError], None], rouse: Callable[[], None]) -> None:
+        self._broken = broken
+        self._rouse = rouse
+        self._transport: Transport | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, also that somebody might hold the lock."""
+        self.lock = threading.Lock()
+        self.posted = []
+        self.rest = []
+        self.sent_at = self.cleared_at = 0.0
+
+    def connect(self, transport: Transport) -> None:
+        """Write to this link from now on."""
+        self._transport = transport
+
+    def put(self, pieces: list[Any]) -> bool:
+        """Write pieces, after which nothing must be waiting. With the lock held.
+
+        :returns: whether the link lives.
+        """
+        transport = self._transport
+        if transport is None:
+            return False
+        try:
+            while pieces:
+                if len(pieces) == 1:
+                    sent = transport.send(pieces[0])
+                    if sent == len(pieces[0]):
+                        break
+                else:
+                    sent = transport.send_pieces(pieces)
+                pieces = _after(pieces, sent)
+                if not sent:
+                    self.rest = pieces
+                    break
+        except OSError as exc:
+            self._broken(exc)
+            return False
+        self.sent_at = monotonic()
+        return True
+
+    def clear(self) -> bool:
+        """Write what waits, as far as the kernel takes it. With the lock held.
+
+        :returns: whether nothing is left.
+        """
+        posted, rest = self.posted, self.rest
+        if posted:
+            rest.append(posted[0] if len(posted) == 1 else b"".join(posted))
+            posted.clear()
+        if rest:
+            self.rest = []
+            self.put(rest)
+        self.cleared_at = monotonic()
+        return not self.rest
+
+    def post(self, frame: bytes) -> None:
+        """Have a frame written after what waits, without waiting for room."""
+        with self.lock:
+            self.posted.append(frame)
+            done = self.clear()
+        if not done:
+            self._rouse()  # to poll for room as well
+
+    def flush(self) -> None:
+        """Write what waits, as far as the kernel takes it."""
+        if self.posted or self.rest:
+            with self.lock:
+                done = self.clear()
+            if not done:
+                self._rouse()
+
+
+def _after(pieces: list[Any], sent: int) -> list[Any]:
+    """Return what is left of *pieces* after so many bytes of them."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+        sent -= len(piece)
+    return []

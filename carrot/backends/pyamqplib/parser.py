@@ -1,0 +1,429 @@
+"""AMQP 0-9-1 frames as they are received: bytes in, events out. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from struct import Struct
+from struct import error as struct_error
+from typing import Any
+
+from carrot.backends.pyamqplib.tables import decode_properties
+from carrot.backends.pyamqplib.wire import OVERHEAD, ProtocolError
+
+__all__ = ["CONFIRM", "FETCHED", "METHOD", "RETURNED", "Delivery", "Parser", "Properties"]
+
+_frame_head = Struct(">BHI")
+_content_head = Struct(">BHIHHQ")
+_delivery_tag = Struct(">QB")
+_size = Struct(">I")
+_body_size = Struct(">Q")
+
+#: RabbitMQ never took a body above 512 MiB; a bigger size is garbage.
+MAX_BODY = 2**31
+
+_DELIVER = b"\x00\x3c\x00\x3c"
+_RETURN = b"\x00\x3c\x00\x32"
+_GET_OK = b"\x00\x3c\x00\x47"
+_ACK = b"\x00\x3c\x00\x50"
+_NACK = b"\x00\x3c\x00\x78"
+_WITH_CONTENT = frozenset([_DELIVER, _RETURN, _GET_OK])
+
+#: Entries that each cache of a parser may hold before it begins anew.
+_CACHED = 1024
+
+#: Kinds of events other than deliveries; each is the first item of a tuple:
+#: ``(METHOD, channel number, payload)``,
+#: ``(CONFIRM, channel, delivery tag, multiple, whether it is an ack)``,
+#: ``(FETCHED, channel, Delivery)``,
+#: ``(RETURNED, channel, Delivery, reply code, reply text)``.
+METHOD, CONFIRM, FETCHED, RETURNED = range(4)
+
+
+class Properties:
+    """The properties of messages, undecoded but for what says how to decode the body."""
+
+    __slots__ = ("content_encoding", "content_type", "data")
+
+    content_type: str | None
+    content_encoding: str | None
+    #: Property flags and property list.
+    data: bytes
+
+    def __init__(self, data: bytes) -> None:
+        flags = data[0]
+        values: list[str | None] = [None, None]
+        position = 2
+        for index, flag in enumerate((0x80, 0x40)):
+            if flags & flag:
+                end = position + 1 + data[position] if position < len(data) else len(data) + 1
+                if end > len(data):
+                    raise ProtocolError("a message's properties are cut off")
+                values[index] = data[position + 1 : end].decode("utf-8", "surrogateescape")
+                position = end
+        self.data = data
+        self.content_type, self.content_encoding = values
+
+
+class Delivery:
+    """A message that the broker sent, with the attributes of the ``amqp`` package's."""
+
+    __slots__ = (
+        "_properties",
+        "body",
+        "channel",
+        "consumer_tag",
+        "delivery_tag",
+        "encoded",
+        "message_count",
+        "redelivered",
+        "route",
+    )
+
+    #: The channel that it came by.
+    channel: Any
+    #: Of the consumer; ``None`` if the message was fetched or returned.
+    consumer_tag: str | None
+    delivery_tag: int
+    redelivered: bool
+    #: Exchange and routing key.
+    route: tuple[str, str]
+    encoded: Properties
+    body: bytes
+    #: Messages left on the queue, if it was fetched.
+    message_count: int | None
+
+    def __init__(
+        self,
+        channel: Any,
+        consumer_tag: str | None,
+        delivery_tag: int,
+        redelivered: int,
+        route: tuple[str, str],
+        encoded: Properties,
+        body: bytes,
+    ) -> None:
+        self.channel = channel
+        self.consumer_tag = consumer_tag
+        self.delivery_tag = delivery_tag
+        self.redelivered = redelivered == 1
+        self.route = route
+        self.encoded = encoded
+        self.body = body
+
+    def __repr__(self) -> str:
+        return (
+            f"<Delivery {self.delivery_tag} of {self.consumer_tag!r} from"
+            f" {self.route!r}, {len(self.body)} bytes>"
+        )
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """The message's properties; a dictionary of its own.
+
+        :raises DecodeError: they are no AMQP.
+        """
+        try:
+            return self._properties
+        except AttributeError:
+            self._properties: dict[str, Any] = decode_properties(self.encoded.data)
+            return self._properties
+
+    @property
+    def headers(self) -> Any:
+        """Application headers, or ``None``."""
+        return self.properties.get("application_headers")
+
+    @property
+    def content_type(self) -> str | None:
+        """How the body is to be decoded."""
+        return self.encoded.content_type
+
+    @property
+    def content_encoding(self) -> str | None:
+        """Character set of the body, or ``binary``."""
+        return self.encoded.content_encoding
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        """What the broker said of the delivery; a new dictionary at each access."""
+        exchange, routing_key = self.route
+        info: dict[str, Any] = {
+            "delivery_tag": self.delivery_tag,
+            "redelivered": self.redelivered,
+            "exchange": exchange,
+            "routing_key": routing_key,
+        }
+        if self.consumer_tag is not None:
+            info["consumer_tag"] = self.consumer_tag
+        elif hasattr(self, "message_count"):
+            info["message_count"] = self.message_count
+        return info
+
+
+class _Content:
+    """A message that has not arrived completely."""
+
+    __slots__ = ("chunks", "encoded", "length", "method", "received")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self.encoded: Properties | None = None
+        self.length = self.received = 0
+        self.chunks: list[Any] = []
+
+    def add(self, chunk: Any) -> None:
+        """Take a part of the body."""
+        self.received += len(chunk)
+        if self.received > self.length:
+            raise ProtocolError("a message's body is longer than its header says")
+        self.chunks.append(chunk)
+
+
+class Parser:
+    """Turns what is received, cut anywhere, into events.
+
+    An event is a :class:`Delivery`, or one of the tuples described above.
+
+    :param channels: the open channels by number; looked up, never changed.
+    :param frame_max: bytes that a frame may have.
+    """
+
+    def __init__(self, channels: Mapping[int, Any], frame_max: int = 131072) -> None:
+        self.channels = channels
+        self.frame_max = frame_max
+        # What was received of an incomplete frame.
+        self._rest = b""
+        # Number of the channel whose body frame is incomplete, and how many
+        # bytes of payload it still lacks: such a frame is taken as it comes.
+        self._open: tuple[int, int] | None = None
+        self._contents: dict[int, _Content] = {}
+        self._tags: dict[bytes, str] = {}
+        self._routes: dict[bytes, tuple[str, str]] = {}
+        self._properties: dict[bytes, Properties] = {}
+
+    def feed(self, data: bytes, events: list[Any]) -> None:
+        """Parse *data*, appending what is complete to *events*.
+
+        :raises ProtocolError: it is no AMQP; the events before the place stand.
+        """
+        position = 0
+        if self._open is not None:
+            position = self._continue(data, events)
+        elif self._rest:
+            data = self._rest + data
+            self._rest = b""
+        total = len(data)
+        limit = self.frame_max - OVERHEAD
+        contents = self._contents
+        while total - position > 7:
+            kind, number, size = _frame_head.unpack_from(data, position)
+            start = position + 7
+            end = start + size
+            if end >= total or size > limit:
+                break
+            if data[end] != 0xCE:
+                raise ProtocolError(f"a frame ends with {data[end]:#04x}, not 0xce")
+            if kind == 1 and number not in contents:
+                method = data[start : start + 4]
+                if method == _DELIVER:
+                    position = self._deliver(data, start, end, number, events)
+                    if position:
+                        continue
+                if method in _WITH_CONTENT:
+                    contents[number] = _Content(data[start:end])
+                elif size == 13 and method in (_ACK, _NACK):
+                    tag, bits = _delivery_tag.unpack_from(data, start + 4)
+                    channel = self._channel(number)
+                    events.append((CONFIRM, channel, tag, bits & 1 == 1, method == _ACK))
+                elif size >= 4:
+                    events.append((METHOD, number, data[start:end]))
+                else:
+                    raise ProtocolError(f"a method frame of {size} bytes")
+            else:
+                self._other(kind, number, data, start, end, events)
+            position = end + 1
+        if position < total:
+            self._keep(data, position)
+
+    # -- the common case: the frames of a message of one body frame, all there
+
+    def _deliver(
+        self, data: bytes, start: int, end: int, number: int, events: list[Any]
+    ) -> int:
+        """Take a whole message that begins with the method at *start*.
+
+        :returns: the position after it; 0 if it is not all there, or odd.
+        """
+        try:
+            at = end + 1
+            kind, owner, size, class_id, _, length = _content_head.unpack_from(data, at)
+            header_end: int = at + 7 + size
+            if kind != 2 or owner != number or class_id != 60 or data[header_end] != 0xCE:
+                return 0
+            body_at = header_end + 8
+            if length:
+                body_end = body_at + length
+                if data[body_end] != 0xCE or _frame_head.unpack_from(data, header_end + 1) != (
+                    3,
+                    number,
+                    length,
+                ):
+                    return 0
+            else:
+                body_end = header_end
+        except (struct_error, IndexError):
+            return 0
+        tag_at = start + 5 + data[start + 4]
+        if tag_at + 11 > end:
+            raise ProtocolError("basic.deliver is cut off")
+        key = data[start + 5 : tag_at]
+        consumer_tag = self._tags.get(key)
+        if consumer_tag is None:
+            consumer_tag = self._remember(
+                self._tags, key, key.decode("utf-8", "surrogateescape")
+            )
+        tag, redelivered = _delivery_tag.unpack_from(data, tag_at)
+        key = data[tag_at + 9 : end]
+        route = self._routes.get(key) or self._remember(self._routes, key, _route(key))
+        key = data[at + 19 : header_end]
+        encoded = self._properties.get(key) or self._encoded(key)
+        events.append(
+            Delivery(
+                self._channel(number),
+                consumer_tag,
+                tag,
+                redelivered,
+                route,
+                encoded,
+                data[body_at:body_end],
+            )
+        )
+        return body_end + 1
+
+    # -- everything else
+
+    def _channel(self, number: int) -> Any:
+        try:
+            return self.channels[number]
+        except KeyError:
+            raise ProtocolError(f"a message on channel {number}, which is not open") from None
+
+    def _encoded(self, data: bytes) -> Properties:
+        if len(data) < 2:
+            raise ProtocolError("a content header is cut off")
+        encoded = Properties(data)
+        self._remember(self._properties, data, encoded)
+        return encoded
+
+    @staticmethod
+    def _remember(cache: dict[bytes, Any], key: bytes, value: Any) -> Any:
+        if len(cache) >= _CACHED:
+            cache.clear()
+        cache[key] = value
+        return value
+
+    def _other(
+        self, kind: int, number: int, data: bytes, start: int, end: int, events: list[Any]
+    ) -> None:
+        """Take a frame that is no method, or comes amid a message."""
+        content = self._contents.get(number)
+        if kind == 8:
+            if number or end > start:
+                raise ProtocolError("a heartbeat with a channel or a payload")
+        elif content is None or kind != (2 if content.encoded is None else 3):
+            raise ProtocolError(
+                f"a frame of type {kind} on channel {number}, where none may be"
+            )
+        else:
+            if kind == 3:
+                content.add(data[start:end])
+            else:
+                if end - start < 14 or data[start : start + 2] != b"\x00\x3c":
+                    raise ProtocolError("a content header that is none of class basic")
+                (content.length,) = _body_size.unpack_from(data, start + 4)
+                if content.length > MAX_BODY:
+                    raise ProtocolError(f"a message of {content.length} bytes")
+                content.encoded = self._encoded(data[start + 12 : end])
+            self._finish(number, content, events)
+
+    def _finish(self, number: int, content: _Content, events: list[Any]) -> None:
+        """Make an event of a message if all of its body is there."""
+        if content.received < content.length:
+            return
+        del self._contents[number]
+        chunks = content.chunks
+        body = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+        channel, method, encoded = self._channel(number), content.method, content.encoded
+        assert encoded is not None
+        try:
+            if method.startswith(_DELIVER):
+                at = 5 + method[4]
+                tag, redelivered = _delivery_tag.unpack_from(method, at)
+                consumer_tag = method[5:at].decode("utf-8", "surrogateescape")
+                route = _route(method[at + 9 :])
+                events.append(
+                    Delivery(channel, consumer_tag, tag, redelivered, route, encoded, body)
+                )
+            elif method.startswith(_GET_OK):
+                tag, redelivered = _delivery_tag.unpack_from(method, 4)
+                route = _route(method[13:-4])
+                delivery = Delivery(channel, None, tag, redelivered, route, encoded, body)
+                (delivery.message_count,) = _size.unpack(method[-4:])
+                events.append((FETCHED, channel, delivery))
+            else:
+                at = 7 + method[6]
+                text = method[7:at].decode("utf-8", "replace")
+                delivery = Delivery(channel, None, 0, 0, _route(method[at:]), encoded, body)
+                code = int.from_bytes(method[4:6], "big")
+                events.append((RETURNED, channel, delivery, code, text))
+        except (struct_error, IndexError) as exc:
+            raise ProtocolError("the method of a message is cut off") from exc
+
+    def _keep(self, data: bytes, position: int) -> None:
+        """Set aside the beginning of a frame, which is all that is left of *data*."""
+        have = len(data) - position - 7
+        if have > 0:
+            kind, number, size = _frame_head.unpack_from(data, position)
+            if kind not in (1, 2, 3, 8) or size > self.frame_max - OVERHEAD:
+                raise ProtocolError(
+                    f"no AMQP frame begins with {data[position : position + 8]!r}"
+                )
+            content = self._contents.get(number)
+            if kind == 3 and content is not None and content.encoded is not None:
+                view = memoryview(data)[position + 7 : position + 7 + size]
+                content.add(view)
+                self._open = (number, size - len(view))
+                return
+        self._rest = data[position:]
+
+    def _continue(self, data: bytes, events: list[Any]) -> int:
+        """Go on with an incomplete body frame; return the position after it."""
+        assert self._open is not None
+        number, missing = self._open
+        content = self._contents[number]
+        if len(data) <= missing:
+            content.add(memoryview(data))
+            self._open = (number, missing - len(data))
+            return len(data)
+        if missing:
+            content.add(memoryview(data)[:missing])
+        if data[missing] != 0xCE:
+            raise ProtocolError(f"a frame ends with {data[missing]:#04x}, not 0xce")
+        self._open = None
+        self._finish(number, content, events)
+        return missing + 1
+
+
+def _route(data: bytes) -> tuple[str, str]:
+    """Return exchange and routing key, two short strings that end *data*."""
+    try:
+        at = 1 + data[0]
+        end = at + 1 + data[at]
+    except IndexError:
+        end = -1
+    if end != len(data):
+        raise ProtocolError("the method of a message is cut off")
+    return (
+        data[1:at].decode("utf-8", "surrogateescape"),
+        data[at + 1 :].decode("utf-8", "surrogateescape"),
+    )

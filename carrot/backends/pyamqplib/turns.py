@@ -1,0 +1,60 @@
+"""Who reads: one thread at a time, while the others wait for what it finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from threading import get_ident
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """Passes of a reading loop that threads make in turn.
+
+    Whoever needs something looks for it, remembers :attr:`passes` *before*
+    looking, and if it is not there calls :meth:`take`: so no pass is missed.
+    """
+
+    #: Identifies the thread that reads; 0: nobody does.
+    leader: int
+    #: Passes that found something.
+    passes: int
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._over = False
+        self.leader = self.passes = 0
+
+    def take(
+        self, seen: int, timeout: float | None, read: Callable[[float | None], bool]
+    ) -> None:
+        """Have a pass made, by this thread or by the one that reads already.
+
+        Returns at once if there were other passes than *seen*. May return
+        without any pass: callers look again.
+
+        :param timeout: seconds to wait; ``None``: for ever.
+        :param read: makes a pass; returns whether it found something.
+        """
+        with self._changed:
+            if self.passes != seen or self._over:
+                return
+            if self.leader:
+                self._changed.wait(timeout)
+                return
+            self.leader = get_ident()
+        found = True
+        try:
+            found = read(timeout)
+        finally:
+            with self._changed:
+                self.leader = 0
+                self.passes += found
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
