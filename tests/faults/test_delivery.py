@@ -32,7 +32,7 @@ WINDOW = 100
 def test_01_a_connection_that_breaks_while_sending(
     rabbitmq: VirtualHost, proxy: Proxies, fault: str
 ) -> None:
-    """The link breaks at message 300 of 1,000: all arrive; duplicates are one window at most."""
+    """Broken at message 300 of 1,000: all arrive; duplicates are one window at most."""
     declare(rabbitmq)
     link = proxy(rabbitmq)
     with connected(link.url) as connection:
@@ -120,7 +120,7 @@ def test_02_no_call_outlives_its_deadline_while_the_peer_is_silent(
 
 @pytest.mark.parametrize("seconds", [2, 10])
 def test_03_a_server_that_is_restarted(rabbitmq: VirtualHost, seconds: int) -> None:
-    """The broker is stopped for a while and started again: all persistent messages are there."""
+    """The broker is stopped and started again: all persistent messages are there."""
     _outage(rabbitmq, rabbitmq.stop, seconds)
 
 

@@ -236,7 +236,9 @@ class VirtualHost:
         name = _QUEUE.format(vhost=binary(self.vhost), queue=binary(queue))
         answer = self.eval(
             f"case rabbit_amqqueue:lookup({name}) of {{ok, Q}} ->"
-            f" [V || {{_, V}} <- rabbit_amqqueue:info(Q, [{items}])]; _ -> missing end"
+            # A tuple: small numbers in a list would be shown as the text they spell.
+            f" list_to_tuple([V || {{_, V}} <- rabbit_amqqueue:info(Q, [{items}])]);"
+            " _ -> missing end"
         )
         if answer == "missing":
             raise LookupError(f"no queue {queue!r} in {self!r}")

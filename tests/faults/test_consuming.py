@@ -1,0 +1,222 @@
+"""Receiving while things go wrong: the same Consumer goes on, and every message is seen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from carrot.connection import BrokerConnection
+from carrot.exceptions import DrainTimeout, NotFound
+from carrot.messaging import Consumer
+from tests.faults.traffic import connected, declare, publisher_to, send, take
+from tests.proxy import Proxy
+from tests.servers.vhost import VirtualHost
+from tests.waiting import wait_until
+
+Proxies = Callable[[VirtualHost], Proxy]
+
+COUNT = 200
+
+
+def filled(where: VirtualHost, count: int = COUNT, queue: str = "q") -> None:
+    """Put so many messages on a queue."""
+    declare(where, queue)
+    with connected(where.url) as connection:
+        publisher = publisher_to(connection, queue)
+        send(publisher, range(count))
+        publisher.close()
+
+
+def drain_until(
+    connection: BrokerConnection, enough: Callable[[], bool], seconds: float = 30
+) -> None:
+    """Run callbacks until there were enough."""
+    while not enough():
+        connection.drain_events(timeout=seconds)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 50, 99, 150, COUNT - 1])
+def test_08_a_connection_that_breaks_after_some_messages(
+    rabbitmq: VirtualHost, proxy: Proxies, after: int
+) -> None:
+    """Cut after k messages: the consumer goes on and sees all, the unsettled again."""
+    filled(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+
+        def cut(number: int, message: Any) -> None:
+            if number == after and link.connections == 1:
+                link.reset()
+
+        consumer, numbers = take(connection, then=cut)
+        consumer.qos(prefetch_count=20)
+        consumer.consume()
+        drain_until(connection, lambda: set(numbers) >= set(range(COUNT)))
+        with pytest.raises(DrainTimeout):
+            while True:  # what the cut left unsettled comes again
+                connection.drain_events(timeout=0.3)
+        assert link.connections == 2
+        assert len(numbers) <= COUNT + 20
+        assert connection.stats()["reconnects"] == 1
+        consumer.close()
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+
+
+@pytest.mark.parametrize("offset", [64, 128, 256, 512, 1024, 2048, 4096])
+def test_08_a_connection_that_breaks_at_any_byte(
+    rabbitmq: VirtualHost, proxy: Proxies, offset: int
+) -> None:
+    """Cut within a frame that the broker sends: nothing is garbled, nothing is missing."""
+    filled(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        consumer, numbers = take(connection)
+        link.cut(after=offset, direction="down")
+        consumer.qos(prefetch_count=20)
+        for _ in consumer.iterconsume():
+            if set(numbers) >= set(range(COUNT)):
+                break
+        assert link.tripped == 1
+        assert link.connections == 2
+
+
+@pytest.mark.parametrize("offset", range(100, 1500, 200))
+def test_16_a_connection_that_breaks_during_the_handshake_of_a_recovery(
+    rabbitmq_newest: VirtualHost, proxy: Proxies, offset: int
+) -> None:
+    """Whatever breaks a recovery is only one more try."""
+    filled(rabbitmq_newest, 20)
+    link = proxy(rabbitmq_newest)
+    with connected(link.url) as connection:
+        consumer, numbers = take(connection)
+        consumer.qos(prefetch_count=5)
+        consumer.consume()
+        connection.drain_events(timeout=10)
+        link.cut()
+        link.cut(after=offset, direction="down")
+        drain_until(connection, lambda: set(numbers) >= set(range(20)))
+        assert link.tripped == 1
+
+
+@pytest.mark.parametrize("verb", ["ack", "reject", "requeue"])
+def test_09_settling_after_the_connection_broke(
+    rabbitmq: VirtualHost, proxy: Proxies, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It sends nothing, is counted and logged, and the message comes again."""
+    filled(rabbitmq, 3)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        consumer = Consumer(connection, queue="q")
+        held: list[Any] = []
+        consumer.register_callback(lambda data, message: held.append(message))
+        consumer.consume()
+        drain_until(connection, lambda: len(held) == 3)
+        link.cut()
+        drain_until(connection, lambda: len(held) == 6)
+        for message in held[:3]:
+            getattr(message, verb)()
+        assert connection.stats()["stale_settles"] == 3
+        assert caplog.text.count("too late") == 3
+        for message in held[3:]:
+            assert message.delivery_info["redelivered"]
+            message.ack()
+        consumer.close()
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+
+
+def test_09_settling_before_anybody_noticed(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """Who settles on a broken link is not bothered, and the message comes again."""
+    filled(rabbitmq, 1)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        consumer = Consumer(connection, queue="q")
+        message = consumer.fetch()
+        link.reset()
+        wait_until(lambda: link.open == 0)
+        message.ack()
+        again = consumer.fetch()
+        if again is not None:  # unless the acknowledgement was faster than the reset
+            assert again.delivery_info["redelivered"]
+            again.ack()
+        consumer.close()
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+
+
+def test_13_a_queue_that_the_server_side_deletes(
+    rabbitmq: VirtualHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The queue is declared, bound and consumed again, with a warning."""
+    with connected(rabbitmq.url) as connection:
+        consumer, numbers = take(connection, exchange="x", routing_key="k")
+        consumer.consume()
+        rabbitmq.delete_queue("q")
+        # The cancel is an event as a message is.
+        connection.drain_events(timeout=10)
+        assert "cancelled the consumer of queue 'q'" in caplog.text
+        publisher = publisher_to(connection, "k", exchange="x")
+        send(publisher, range(3), mandatory=True)
+        publisher.close()
+        drain_until(connection, lambda: numbers == [0, 1, 2])
+
+
+def test_13_without_recovery_a_deleted_queue_is_an_error(rabbitmq: VirtualHost) -> None:
+    """`recover=False`: wait() raises NotFound, and the connection stays usable."""
+    with connected(rabbitmq.url, recover=False) as connection:
+        consumer, _ = take(connection)
+        consumer.consume()
+        rabbitmq.delete_queue("q")
+        with pytest.raises(NotFound, match="'q'"):
+            consumer.wait()
+        assert Consumer(connection, queue="q").fetch() is None
+
+
+def test_14_a_bound_on_messages_holds_after_a_recovery(
+    rabbitmq: VirtualHost, proxy: Proxies
+) -> None:
+    """Never more than the prefetch count is outstanding, on the new channel as on the old."""
+    filled(rabbitmq, 50)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        consumer = Consumer(connection, queue="q")
+        held: list[Any] = []
+        consumer.register_callback(lambda data, message: held.append(message))
+        consumer.qos(prefetch_count=5)
+        consumer.consume()
+        for connections in (1, 2, 3):
+            del held[:]
+            drain_until(connection, lambda: len(held) == 5)
+            with pytest.raises(DrainTimeout):
+                connection.drain_events(timeout=0.2)
+            wait_until(lambda: rabbitmq.messages("q") == (45, 5))
+            assert link.connections == connections
+            link.cut()
+
+
+def test_a_wrong_settlement_costs_one_channel_and_its_consumers_go_on(
+    rabbitmq: VirtualHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker closes the channel (406); who drains is told, and all consumers go on."""
+    caplog.set_level(logging.WARNING)
+    for queue in ("one", "other"):
+        filled(rabbitmq, 5, queue)
+    with connected(rabbitmq.url) as connection:
+        consumers = [take(connection, queue) for queue in ("one", "other")]
+        for consumer, _ in consumers:
+            consumer.qos(prefetch_count=1)
+            consumer.consume()
+        untouched = consumers[1][0].backend.channel
+        consumers[0][0].backend.ack(99)
+        errors = 0
+        while not all(set(numbers) >= set(range(5)) for _, numbers in consumers):
+            try:
+                connection.drain_events(timeout=10)
+            except Exception as exc:
+                assert "unknown delivery tag" in str(exc)
+                errors += 1
+        assert errors == 1
+        assert consumers[1][0].backend.channel is untouched
+        assert len(consumers[1][1]) == 5
+        assert connection.stats()["reconnects"] == 0
