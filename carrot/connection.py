@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from carrot import conninfo, recovery
@@ -13,6 +14,7 @@ from carrot.exceptions import (
     AuthenticationFailed,
     BrokerConnectionError,
     ChannelError,
+    ConfigurationError,
     ConnectionClosed,
     ConnectionLimitExceeded,
     NotSupported,
@@ -125,11 +127,6 @@ class BrokerConnection:
         pool: ConnectionPool | None = None,
         **options: Any,
     ) -> None:
-        virtual_host = _first(virtual_host, options.pop("vhost", None))
-        # 0.10.7 knew the backend under this name as well.
-        options["backend_cls"] = _first(
-            options.get("backend_cls"), options.pop("transport", None)
-        )
         options.update(
             hostname=hostname,
             userid=userid,
@@ -139,7 +136,8 @@ class BrokerConnection:
         )
         self.pool = pool
         known = ("hostname", "userid", "password", "virtual_host", "port", "_hosts")
-        set_options(self, conninfo.settle(options), (*known, *self._options))
+        settled = conninfo.settle(_under_todays_names(options))
+        set_options(self, settled, (*known, *self._options))
 
     # -- state
 
@@ -314,6 +312,7 @@ class BrokerConnection:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.__dict__.pop("_live_session", None)
+        twin.__dict__.pop("pool", None)
         return twin
 
     # -- from carrot's unreleased master
@@ -348,8 +347,13 @@ class BrokerConnection:
         }
 
 
-def _first(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def _under_todays_names(options: dict[str, Any]) -> dict[str, Any]:
+    # `vhost` is the seed's name, `transport` one that 0.10.7 knew as well.
+    for old, name in (("vhost", "virtual_host"), ("transport", "backend_cls")):
+        value = options.pop(old, None)
+        if options.get(name) is None:
+            options[name] = value
+    return options
 
 
 #: Name of :class:`BrokerConnection` in carrot 0.5.
@@ -386,9 +390,16 @@ def get_django_conninfo(settings: Any = None) -> dict[str, Any]:
         means ``django.conf.settings``.
     :returns: keyword arguments of :class:`BrokerConnection`; a setting that
         is absent is absent here.
+    :raises ConfigurationError: Django is not installed.
     """
     if settings is None:
-        from django.conf import settings
+        try:
+            from django.conf import settings
+        except ModuleNotFoundError as exc:
+            raise ConfigurationError(
+                "Django is not installed: pip install carrot[django]; or pass settings=,"
+                " an object with the settings as attributes"
+            ) from exc
     return conninfo.from_django(settings)
 
 
@@ -404,19 +415,12 @@ class DjangoBrokerConnection(BrokerConnection):
     ``CARROT_ACCEPT_CONTENT``.
     """
 
-    _positional: Sequence[str] = (
-        "hostname",
-        "userid",
-        "password",
-        "virtual_host",
-        "port",
-        "pool",
-    )
+    _arguments = signature(BrokerConnection)
 
     def __init__(self, *args: Any, settings: Any = None, **kwargs: Any) -> None:
-        given = dict(zip(self._positional, args, strict=False), **kwargs)
-        if "vhost" in given:
-            given.setdefault("virtual_host", given.pop("vhost"))
+        given = self._arguments.bind(*args, **kwargs).arguments
+        options = given.pop("options", {})
+        given = _under_todays_names({**given, **options})
         if conninfo.is_url(given.get("hostname")):
             # The address is said in one piece; half of another one in the
             # settings would not belong to it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from sys import _getframe
 from typing import Any
 
-from carrot.exceptions import UnknownOptionWarning
+from carrot.exceptions import ConfigurationError, UnknownOptionWarning
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -30,7 +30,7 @@ def set_options(owner: object, options: Mapping[str, Any], known: Iterable[str])
 
 def warn_unknown_option(owner: object, name: str, known: Iterable[str]) -> None:
     """Warn that *owner* ignores an option, naming the one that was meant."""
-    real = sorted(known)
+    real = sorted(name for name in known if not name.startswith("_"))
     near = get_close_matches(name, real, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(real)}"
     warnings.warn(
@@ -38,6 +38,21 @@ def warn_unknown_option(owner: object, name: str, known: Iterable[str]) -> None:
         UnknownOptionWarning,
         stacklevel=_application_level(),
     )
+
+
+def checked_count(value: Any, what: str) -> int:
+    """Return a number of things, 0 for ``None``.
+
+    :param what: what is counted, for the error.
+    :raises ConfigurationError: it is no whole number from 0 up.
+    """
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(
+            f"{what} must be a whole number from 0 up, or None, not {value!r:.60}"
+        )
+    return value
 
 
 def _application_level() -> int:

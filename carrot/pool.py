@@ -81,6 +81,7 @@ class ConnectionPool:
             if connection.state == "closed" or connection in self._lent:
                 connection = copy.copy(connection)
             self._lent.append(connection)
+        connection.pool = self
         connection.connect_timeout = (
             self._default_connect_timeout if connect_timeout is None else connect_timeout
         )

@@ -10,7 +10,7 @@ from carrot.backends import get_backend_cls
 from carrot.exceptions import ConfigurationError, ConnectionClosed, PreconditionFailed
 from carrot.messaging.receiver import Receiver
 from carrot.names import shortstr
-from carrot.options import set_options
+from carrot.options import checked_count, set_options
 from carrot.utils import gen_unique_id
 
 if TYPE_CHECKING:
@@ -249,6 +249,9 @@ class Consumer(Receiver):
             queue; ``None`` or 0: no limit.
         :param infinite: yield ``None`` where there is no message, rather than end.
         """
+        return self._polled(checked_count(limit, "limit"), infinite)
+
+    def _polled(self, limit: int, infinite: bool) -> Iterator[Any]:
         taken = 0
         while not limit or taken < limit:
             message = self.fetch()
@@ -312,6 +315,7 @@ class Consumer(Receiver):
         :param limit: end after so many messages; ``None`` or 0: no limit.
         :param no_ack: overrides :attr:`no_ack`.
         """
+        limit = checked_count(limit, "limit") or None
         self.consume(no_ack=no_ack)
         return consume_events(self, limit)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from carrot.exceptions import ConnectionClosed
 from carrot.messaging.consumer import Consumer, consume_events
 from carrot.messaging.receiver import Receiver
-from carrot.options import set_options
+from carrot.options import checked_count, set_options
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -126,6 +126,7 @@ class ConsumerSet(Receiver):
 
         :param limit: end after so many messages; ``None`` or 0: no limit.
         """
+        limit = checked_count(limit, "limit") or None
         if not self.consumers:
             return iter(())
         self.consume()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from carrot.exceptions import NoCallbacks
 from carrot.messaging.consumer import Consumer
 from carrot.messaging.publisher import Publisher
+from carrot.messaging.receiver import checked_callback
 from carrot.options import set_options
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ class Messaging:
         return f"<{type(self).__name__} {self.publisher!r} {self.consumer!r}>"
 
     def register_callback(self, callback: Callable[[Any, Any], Any]) -> None:
-        """Have *callback* called with ``(message_data, message)`` for each message."""
-        self.callbacks.append(callback)
+        """Have *callback* called with ``(message_data, message)`` for each message.
+
+        :raises ConfigurationError: it cannot be called.
+        """
+        self.callbacks.append(checked_callback(callback))
 
     def receive(self, message_data: Any, message: Any) -> None:
         """Process a message; see :meth:`Consumer.receive`."""

@@ -10,6 +10,7 @@ from carrot import names, serialization
 from carrot.backends import get_backend_cls
 from carrot.confirms import Tracker, publish_error
 from carrot.exceptions import (
+    ConfigurationError,
     ConnectionClosed,
     EncodeError,
     NotSupported,
@@ -238,8 +239,12 @@ class Publisher:
             raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
         if routing_key is None:
             routing_key = self.routing_key
-        if self.exchange_type == "headers" and routing_key.__class__ is not str:
-            headers = {**(routing_key or {}), **(headers or {})}
+        if headers is not None and not isinstance(headers, Mapping):
+            raise ConfigurationError(
+                f"headers must be a dictionary of names and values, not {headers!r:.60}"
+            )
+        if self.exchange_type == "headers" and isinstance(routing_key, Mapping):
+            headers = {**routing_key, **(headers or {})}
             routing_key = ""
         elif routing_key.__class__ is not str or len(routing_key) > 63:
             # 63 characters are 252 bytes at most: only longer ones need a count.

@@ -18,6 +18,19 @@ EXCERPT = 64
 _DECODE_ERROR_ACTIONS = ("reject", "requeue", "raise")
 
 
+def checked_callback(callback: Any) -> Callable[[Any, Any], Any]:
+    """Return a callback, if it can be called.
+
+    :raises ConfigurationError: it cannot.
+    """
+    if not callable(callback):
+        raise ConfigurationError(
+            f"a callback is a function of (message_data, message), not {callback!r:.60}"
+        )
+    function: Callable[[Any, Any], Any] = callback
+    return function
+
+
 class Receiver:
     """Passes received messages to callbacks."""
 
@@ -60,11 +73,7 @@ class Receiver:
 
         :raises ConfigurationError: it cannot be called.
         """
-        if not callable(callback):
-            raise ConfigurationError(
-                f"a callback is a function of (message_data, message), not {callback!r}"
-            )
-        self.callbacks.append(callback)
+        self.callbacks.append(checked_callback(callback))
 
     def receive(self, message_data: Any, message: Any) -> None:
         """Process a message: call each callback. Subclasses may override it.
