@@ -186,9 +186,10 @@ class Proxy:
         :param timeout: seconds; after them the test fails.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: condition(self), timeout):
+            answer = self._changed.wait_for(lambda: condition(self), timeout)
+            if not answer:
                 raise AssertionError(f"not within {timeout:g} s at {self!r}")
-            return condition(self)
+            return answer
 
     # -- faults now, or after a number of further bytes in one direction
 

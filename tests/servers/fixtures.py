@@ -73,6 +73,21 @@ class Servers:
 _servers = pytest.StashKey[Servers]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-servers",
+        action="store_true",
+        help="leave out the tests that need a RabbitMQ server",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.no_servers:
+        alone = [item for item in items if not any(_asked_for(item))]
+        config.hook.pytest_deselected(items=[item for item in items if any(_asked_for(item))])
+        items[:] = alone
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_servers] = Servers()
 
