@@ -10,7 +10,6 @@ from carrot.exceptions import (
     ChannelError,
     ConnectFailed,
     ConnectionBlocked,
-    ConnectionClosed,
     PublishError,
 )
 from carrot.utils import time_left, time_limit
@@ -23,9 +22,7 @@ Host = tuple[Any, Any]
 def is_lost(error: BaseException, inner: Any) -> bool:
     """Return whether an error of the backend *inner* means that its connection broke."""
     if isinstance(error, BrokerConnectionError):
-        return not isinstance(
-            error, (AuthenticationFailed, ConnectFailed, ConnectionBlocked, ConnectionClosed)
-        )
+        return not isinstance(error, (AuthenticationFailed, ConnectFailed, ConnectionBlocked))
     # Backends that are not ours let the errors of their drivers through, or
     # those of the socket; amqplib's was a bare OSError.
     lost = getattr(inner, "connection_errors", ())

@@ -12,6 +12,7 @@ from carrot.confirms import Tracker, Unconfirmed
 from carrot.exceptions import (
     AccessRefused,
     BrokerConnectionError,
+    ConnectionClosed,
     ConnectionLost,
     DrainTimeout,
     NotFound,
@@ -121,7 +122,7 @@ class Replaceable:
         if is_lost(error, inner):
             self._session.check_given_up(self._lost(inner, error))
             # Not what the broker closed the connection for: it would do so again.
-            again = getattr(error, "recoverable", True)
+            again = getattr(error, "recoverable", True) or isinstance(error, ConnectionClosed)
             return again and self._session.recover and not self._session.is_worker()
         if is_channel_closed(error, inner):
             self._channel_gone(inner)

@@ -1,0 +1,307 @@
+"""Recovering from a real broker: much of it, from several hosts, and ended by close()."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from carrot.connection import BrokerConnection
+from carrot.exceptions import (
+    AuthenticationFailed,
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionLost,
+)
+from carrot.messaging import Consumer
+from tests.faults.traffic import connected, declare, publisher_to, send, take
+from tests.proxy import Proxy
+from tests.servers.vhost import VirtualHost
+from tests.waiting import wait_until
+
+Proxies = Callable[[VirtualHost], Proxy]
+
+
+def come_back(connection: BrokerConnection, link: Proxy) -> None:
+    """Cut the link, have that noticed, and wait for the recovery."""
+    count = connection.stats()["reconnects"]
+    link.cut()
+    with pytest.raises(TimeoutError):
+        while connection.stats()["reconnects"] == count:
+            connection.drain_events(timeout=0.2)
+        connection.drain_events(timeout=0)
+
+
+def test_16_a_thousand_queues_and_consumers(
+    rabbitmq_newest: VirtualHost, proxy: Proxies
+) -> None:
+    """All come back, on one channel or on many, and each gets its message."""
+    link = proxy(rabbitmq_newest)
+    with connected(link.url, timeout=60) as connection:
+        backend = connection.create_backend()
+        received: list[str] = []
+        for number in range(1000):
+            queue = f"q{number}"
+            backend.queue_declare(queue, False, True, False)
+            backend.declare_consumer(
+                queue, True, lambda raw, queue=queue: received.append(queue), queue
+            )
+        apart = [take(connection, f"apart{number}", exclusive=True) for number in range(50)]
+        for consumer, _ in apart:
+            consumer.consume()
+        link.cut()
+        started = time.monotonic()
+        publisher = publisher_to(connection)
+        for number in range(1000):
+            publisher.send({}, routing_key=f"q{number}", mandatory=True)
+        for number in range(50):
+            publisher.send({"number": number}, routing_key=f"apart{number}", mandatory=True)
+        publisher.flush(timeout=60)
+        while len(received) < 1000 or not all(numbers for _, numbers in apart):
+            connection.drain_events(timeout=30)
+        assert time.monotonic() - started < 60
+        assert sorted(received) == sorted(f"q{number}" for number in range(1000))
+        assert link.connections == 2
+
+
+def test_16_server_named_queues(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """They get new names; bindings and consumers follow."""
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        consumer, numbers = take(
+            connection, queue="", exchange="x", routing_key="k", exclusive=True
+        )
+        consumer.consume()
+        former = consumer.queue
+        come_back(connection, link)
+        assert former not in rabbitmq.queues()
+        publisher = publisher_to(connection, "k", exchange="x", auto_declare=False)
+        send(publisher, range(3), mandatory=True)
+        publisher.close()
+        while len(numbers) < 3:
+            connection.drain_events(timeout=10)
+        assert numbers == [0, 1, 2]
+
+
+def test_16_what_was_deleted_stays_deleted(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """By the application, or by the broker with the last consumer: it does not come back."""
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        kept = Consumer(connection, queue="kept", exclusive=True)
+        deleted = Consumer(connection, queue="deleted", exchange="x")
+        left, _ = take(connection, "left", auto_delete=True)
+        left.consume()
+        left.cancel()
+        deleted.backend.queue_delete("deleted")
+        wait_until(lambda: rabbitmq.queues() == ["kept"])
+        come_back(connection, link)
+        assert rabbitmq.queues() == ["kept"]
+        assert kept.fetch() is None
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])
+def test_16_close_during_recovery_returns_at_once(
+    rabbitmq_newest: VirtualHost, proxy: Proxies, silent: bool
+) -> None:
+    """Whether the broker refuses or keeps silent, close() does not wait; waiters are told."""
+    link = proxy(rabbitmq_newest)
+    connection = BrokerConnection(link.url, connect_timeout=30)
+    consumer, _ = take(connection)
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            consumer.wait()
+        except BaseException as exc:
+            ended.append(exc)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: consumer.channel_open)
+    if silent:
+        link.swallow()
+    else:
+        link.refuse()
+    link.cut()
+    wait_until(lambda: connection.state == "recovering")
+    if silent:
+        wait_until(lambda: link.connections == 2)
+    started = time.monotonic()
+    connection.close()
+    assert time.monotonic() - started < 1
+    thread.join(5)
+    assert [type(exc) for exc in ended] == [ConnectionClosed]
+
+
+def test_16_a_server_that_comes_and_goes(rabbitmq_newest: VirtualHost, proxy: Proxies) -> None:
+    """Cut after cut, some of them during the recovery: the conversation goes on."""
+    declare(rabbitmq_newest)
+    link = proxy(rabbitmq_newest)
+    with connected(link.url, timeout=60) as connection:
+        consumer, numbers = take(connection)
+        consumer.qos(prefetch_count=10)
+        consumer.consume()
+        publisher = publisher_to(connection, confirm_window=10)
+        for start in range(0, 200, 10):
+            link.cut(after=2000 + 37 * start, direction="up")
+            send(publisher, range(start, start + 10))
+            while start + 5 not in numbers:
+                connection.drain_events(timeout=30)
+        publisher.flush()
+        while len(set(numbers)) < 200:
+            connection.drain_events(timeout=30)
+        assert list(dict.fromkeys(numbers)) == list(range(200))
+        assert link.tripped > 2
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """Yield a port that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def refusing_port() -> int:
+    """Return a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def several(where: VirtualHost, *ports: int, **options: Any) -> BrokerConnection:
+    """Return a connection with a list of hosts."""
+    info = {**where.conninfo, **options}
+    del info["hostname"], info["port"]
+    return BrokerConnection([f"127.0.0.1:{port}" for port in ports], **info)
+
+
+def test_17_a_list_of_hosts(rabbitmq: VirtualHost) -> None:
+    """A refusing and a silent host cost their time; the next one is taken."""
+    with silent_port() as silent:
+        connection = several(
+            rabbitmq, refusing_port(), silent, rabbitmq.port, connect_timeout=1
+        )
+        started = time.monotonic()
+        connection.connect()
+        assert 0.9 < time.monotonic() - started < 3
+        assert connection.port == rabbitmq.port
+        connection.close()
+
+
+def test_17_a_list_of_hosts_none_of_which_answers(rabbitmq_newest: VirtualHost) -> None:
+    """The error tells for each host why, and comes within the sum of their times."""
+    with silent_port() as silent:
+        ports = (refusing_port(), silent)
+        connection = several(rabbitmq_newest, *ports, connect_timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(ConnectFailed) as caught:
+            connection.connect()
+        assert time.monotonic() - started < 2
+        for port in ports:
+            assert f"127.0.0.1:{port}" in str(caught.value)
+        assert "refused" in str(caught.value)
+
+
+def test_17_recovery_moves_on_to_another_host(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """When the host in use is gone, the next one of the list takes over."""
+    declare(rabbitmq)
+    first, second = proxy(rabbitmq), proxy(rabbitmq)
+    connection = several(rabbitmq, first.port, second.port)
+    publisher = publisher_to(connection)
+    send(publisher, range(5))
+    first.refuse()
+    first.cut()
+    send(publisher, range(5, 10))
+    publisher.close()
+    assert (first.connections, second.connections) == (1, 1)
+    assert connection.port == second.port
+    connection.close()
+
+
+def test_17_wrong_credentials_are_never_retried(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """Neither at the first connection, nor with waiting, nor when recovering."""
+    link = proxy(rabbitmq)
+    info = {**rabbitmq.conninfo, "port": link.port}
+    wrong = BrokerConnection(**{**info, "password": "wrong"}, wait_for_broker=True)
+    with pytest.raises(AuthenticationFailed):
+        wrong.connect()
+    assert link.connections == 1
+    connection = BrokerConnection(**info)
+    consumer, _ = take(connection)
+    consumer.consume()
+    connection.password = "wrong"
+    link.cut()
+    with pytest.raises(AuthenticationFailed):
+        consumer.wait()
+    assert link.connections == 3
+    connection.close()
+
+
+def test_17_an_unreachable_broker_fails_within_the_deadline(
+    rabbitmq: VirtualHost, proxy: Proxies
+) -> None:
+    """A send while the broker is away raises after `timeout`, and says why."""
+    link = proxy(rabbitmq)
+    with connected(link.url, timeout=1) as connection:
+        publisher = publisher_to(connection)
+        send(publisher, range(1))
+        publisher.flush()
+        link.refuse()
+        link.cut()
+        wait_until(lambda: connection.state == "recovering" or _noticed(publisher))
+        started = time.monotonic()
+        with pytest.raises(ConnectionLost, match="refused"):
+            send(publisher, range(1, 2))
+        assert time.monotonic() - started < 2
+
+
+def _noticed(publisher: Any) -> bool:
+    try:
+        publisher.backend.queue_declare("another", True, False, False)
+    except ConnectionLost:
+        return True
+    return False
+
+
+def test_22_reconnecting_leaks_nothing(
+    rabbitmq_newest: VirtualHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a hundred reconnects memory, descriptors and threads are what they were."""
+    caplog.set_level(logging.CRITICAL, "carrot")  # kept records keep tracebacks
+    declare(rabbitmq_newest)
+    with connected(rabbitmq_newest.url) as connection:
+        consumer, numbers = take(connection)
+        consumer.consume()
+        publisher = publisher_to(connection)
+
+        def again(times: int) -> None:
+            for _ in range(times):
+                connection.connection.close()  # the driver's, behind our back
+                send(publisher, range(1))
+                publisher.flush()
+                connection.drain_events(timeout=10)
+
+        again(20)
+        before = footprint()
+        again(80)
+        after = footprint()
+        assert connection.stats()["reconnects"] == 100
+        assert set(numbers) == {0}
+        assert after[0] <= before[0] + 2  # descriptors
+        assert after[1] <= before[1] + 1  # threads
+        assert after[2] <= before[2] * 1.05 + 1000  # objects
+
+
+def footprint() -> tuple[int, int, int]:
+    """Return how many descriptors, threads and objects there are."""
+    import gc
+    import os
+
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(gc.get_objects())
