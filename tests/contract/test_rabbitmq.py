@@ -59,6 +59,9 @@ class AmqplibShaped(pyamqplib.Backend):
 class TestAmqplibShaped(BackendContract):
     """A subclass of the RabbitMQ backend with a plain connection keeps the contract."""
 
+    # amqplib's connections are one thread's.
+    lacks = frozenset(["threads"])
+
     @pytest.fixture
     def broker(self, rabbitmq_newest: VirtualHost) -> VirtualHost:
         return rabbitmq_newest

@@ -396,7 +396,7 @@ class ConsumingContract(Scene):
             inbox = Inbox()
             messaging.send("called")
             with pytest.raises(NotImplementedError):
-                messaging.fetch(enable_callbacks=True)
+                self.fetched(messaging, enable_callbacks=True)
             messaging.register_callback(inbox)
             messaging.send("again")
             messaging.publisher.flush()
