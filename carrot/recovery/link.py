@@ -23,7 +23,7 @@ logger = logging.getLogger("carrot.recovery")
 #: Seconds before the second try to reconnect (the first is made at once);
 #: doubled for each further try, up to the longest.
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 8.0
+LONGEST_DELAY = 5.0
 
 _BUSY = ("connecting", "recovering")
 

@@ -186,14 +186,14 @@ def test_a_lost_connection_comes_back_by_itself() -> None:
 
 
 def test_tries_come_more_and_more_slowly_up_to_a_bound() -> None:
-    """The first try is made at once; the pauses double up to 8 seconds."""
+    """The first try is made at once; the pauses double up to 5 seconds."""
     world = World()
     connection = world.connection()
     connection.connect()
     world.refuse(10)
     lose(world, connection)
     wait_until(lambda: connection.state == "open")
-    assert world.pauses == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 8, 8, 8]
+    assert world.pauses == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5]
 
 
 def test_pauses_are_shortened_at_random() -> None:
