@@ -51,6 +51,8 @@ class Broker:
         #: The time, as far as the broker knows.
         self.now = now
         self.epoch = epoch
+        #: Whether the time matters to anything that was declared or published.
+        self.needs_time = False
         self.vhosts: dict[str, VirtualHost] = {}
         #: What is due when, the next first; for who only wants to know if
         #: there is anything.

@@ -95,10 +95,11 @@ class Channel(DeclaringChannel):
         exchange: str,
         routing_key: str,
         mandatory: bool = False,
-    ) -> None:
+    ) -> bool:
         """Publish a message.
 
         :param properties: under their AMQP names; not to be changed thereafter.
+        :returns: whether no queue refused it; what a confirm or nack will say.
         """
         if not self.is_open:
             raise refusal(504, "expected 'channel.open'")
@@ -135,6 +136,7 @@ class Channel(DeclaringChannel):
         if self._published is not None:
             self._published += 1
             self.send((Confirmed if accepted else Nacked)(self._published))
+        return accepted
 
     def _check_message(
         self, body: bytes, properties: dict[str, Any], exchange: Exchange
@@ -298,11 +300,12 @@ class Channel(DeclaringChannel):
         queue.unacked -= 1
         if consumer is not None:
             consumer.unacked -= 1
-            if consumer.parked and consumer.can_take():
+            if self._shared_prefetch:
                 queue.unpark(consumer)
                 queue.run()
-            if self._shared_prefetch:
                 self._make_room(1)
+            elif consumer.parked:
+                queue.serve(consumer)
 
     def basic_nack(
         self, delivery_tag: int, multiple: bool = False, requeue: bool = True

@@ -52,8 +52,9 @@ class Consumer:
         self.parked = False
 
     def park(self) -> None:
-        """Note that it lost its turn."""
+        """Note that it lost its turn, after all others that did."""
         self.parked = True
+        self.channel.parked.pop(self, None)
         self.channel.parked[self] = None
 
     def can_take(self) -> bool:

@@ -67,6 +67,8 @@ class Queue:
         self._lease_end = 0.0
         # When the timer set for the end of the lease goes off.
         self._lease_timer: float | None = None
+        if not (ttl is lease is self.dead_letter_exchange is None):
+            vhost.broker.needs_time = True
         self.touch()
 
     def __repr__(self) -> str:
@@ -175,7 +177,7 @@ class Queue:
         if "expiration" in message.properties:
             times.append(int(message.properties["expiration"]) / 1000)
         message.expires = self.vhost.broker.now + min(times)
-        self._expiring = True
+        self._expiring = self.vhost.broker.needs_time = True
 
     def expire(self) -> None:
         """Dead-letter the heads whose time has come; have the next one watched."""
@@ -265,6 +267,17 @@ class Queue:
         """
         if consumer.parked and consumer in self.consumers and consumer.can_take():
             self._turns.join(consumer)
+
+    def serve(self, consumer: Consumer) -> None:
+        """Give a parked consumer that acknowledged one message its next one."""
+        if self.ready.count > 1 and not self._single_active and consumer in self.consumers:
+            # Where messages wait, every other consumer is parked as well: so
+            # it is this one's turn, after which it is parked again.
+            consumer.park()
+            consumer.channel.deliver(consumer, self.take())
+        else:
+            self.unpark(consumer)
+            self.run()
 
     def _remove(self, consumer: Consumer) -> None:
         del self.consumers[consumer]

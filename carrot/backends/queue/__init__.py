@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 from carrot.backends.base import BaseBackend, BaseMessage, QueueAlreadyExistsWarning
 from carrot.backends.queue.driver import Channel, Connection
 from carrot.backends.queue.hub import Hub, hub, reset
+from carrot.backends.queue.messages import Message, Prepared
 from carrot.backends.queue.values import as_received
 from carrot.broker import Delivery, Returned
-from carrot.confirms import Tracker, Unconfirmed
+from carrot.confirms import Tracker
 from carrot.exceptions import ConnectionClosed, NotSupported
 from carrot.utils import time_left
 
@@ -30,64 +31,6 @@ logger = logging.getLogger("carrot.backends.queue")
 _DEFAULT_TIMEOUT = 30.0
 #: The properties that :meth:`Backend.prepare_message` is told of by argument.
 _PREPARED = ("delivery_mode", "priority", "content_type", "content_encoding")
-
-
-class Message(BaseMessage):
-    """A message that the in-memory broker delivered."""
-
-    _delivery: Delivery
-
-    @classmethod
-    def of(cls, backend: Backend, delivery: Delivery, delivery_tag: Any) -> Message:
-        """Return the message of a delivery.
-
-        What few callbacks look at is made when it is: :attr:`delivery_info`,
-        :attr:`headers`, :attr:`properties`.
-        """
-        message = cls.__new__(cls)
-        message.backend = backend
-        message.body = delivery.body
-        message.delivery_tag = delivery_tag
-        properties = delivery.properties
-        message.content_type = properties.get("content_type")
-        message.content_encoding = properties.get("content_encoding")
-        message._delivery = delivery
-        return message
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("delivery_info", "headers", "properties"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        delivery = self._delivery
-        # Copies, since all who got the message share what the broker has.
-        self.properties = dict(delivery.properties)
-        self.headers = dict(self.properties.get("headers") or {})
-        if "headers" in self.properties:
-            self.properties["headers"] = self.headers
-        self.delivery_info = {
-            "exchange": delivery.exchange,
-            "routing_key": delivery.routing_key,
-            "redelivered": delivery.redelivered,
-        }
-        if delivery.message_count is None:
-            self.delivery_info["consumer_tag"] = delivery.consumer_tag
-        else:
-            self.delivery_info["message_count"] = delivery.message_count
-        return self.__dict__[name]
-
-
-class Prepared:
-    """A message that is ready to be published."""
-
-    __slots__ = ("__dict__", "body", "properties")
-
-    def __init__(self, body: bytes, properties: dict[str, Any]) -> None:
-        #: The encoded body.
-        self.body = body
-        #: Properties under their AMQP names. Messages share them: not to be changed.
-        self.properties = properties
-
-    def __repr__(self) -> str:
-        return f"<Prepared {self.properties.get('content_type')} {len(self.body)} bytes>"
 
 
 class Backend(BaseBackend):
@@ -262,8 +205,12 @@ class Backend(BaseBackend):
         channel = self.channel
         tags_before = channel.tags_before
 
+        message_of = self.Message.of
+
         def deliver(delivery: Delivery) -> None:
-            callback(self._message(delivery, tags_before + delivery.delivery_tag))
+            if delivery.redelivered:
+                self._count("redelivered")
+            callback(message_of(self, delivery, tags_before + delivery.delivery_tag))
 
         channel.consume(queue, consumer_tag, no_ack, deliver, as_received(arguments))
         return consumer_tag
@@ -292,23 +239,23 @@ class Backend(BaseBackend):
 
     def ack(self, delivery_tag: Any) -> None:
         """Acknowledge a delivery."""
-        channel = self._bearer(delivery_tag, "acknowledged")
+        channel = self._bearer(delivery_tag)
         if channel is not None:
             channel.ack(delivery_tag - channel.tags_before)
 
     def reject(self, delivery_tag: Any) -> None:
         """Discard or dead-letter a delivery."""
-        channel = self._bearer(delivery_tag, "rejected")
+        channel = self._bearer(delivery_tag)
         if channel is not None:
             channel.basic_reject(delivery_tag - channel.tags_before, requeue=False)
 
     def requeue(self, delivery_tag: Any) -> None:
         """Give a delivery back to its queue."""
-        channel = self._bearer(delivery_tag, "requeued")
+        channel = self._bearer(delivery_tag)
         if channel is not None:
             channel.basic_reject(delivery_tag - channel.tags_before, requeue=True)
 
-    def _bearer(self, delivery_tag: Any, settled: str) -> Channel | None:
+    def _bearer(self, delivery_tag: Any) -> Channel | None:
         # The channel that delivered it, if that still is the one.
         if delivery_tag.__class__ is not int:
             return None  # of a message made by hand
@@ -317,10 +264,9 @@ class Backend(BaseBackend):
             return channel
         self._count("stale_settles")
         logger.warning(
-            "message %s cannot be %s any more: the channel that delivered it is closed,"
+            "message %s cannot be settled any more: the channel that delivered it is closed,"
             " and the broker has given the message back to its queue",
             delivery_tag,
-            settled,
         )
         return None
 
@@ -423,27 +369,19 @@ class Backend(BaseBackend):
                 "immediate=True is not supported: RabbitMQ has no such thing"
                 " since version 3.0; leave it out, or use expiration=0"
             )
-        properties = message.properties
-        if headers:
-            properties = {**properties, "headers": as_received(headers)}
-        entry = None
         tracker = self._tracker
         if tracker is not None:
             while tracker.full:
                 self.pump()
-            entry = Unconfirmed(
-                message, exchange, routing_key, mandatory, headers, len(message.body)
-            )
         channel = self._channel
         if channel is None or not channel.raw.is_open:
             channel = self.channel
         channel.publish(
-            message.body,
-            properties,
+            message,
             exchange or "",
             routing_key or "",
             bool(mandatory),
-            entry,
+            headers,
             self._patience,
         )
 

@@ -6,14 +6,16 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from carrot import broker
-from carrot.broker import Cancelled, Confirmed, Delivery, Nacked, Returned
+from carrot.backends.queue.messages import Prepared
+from carrot.backends.queue.values import as_received
+from carrot.broker import Cancelled, Delivery, Returned
 from carrot.confirms import Tracker, Unconfirmed
 from carrot.exceptions import (
     ChannelError,
@@ -46,7 +48,7 @@ class Connection:
         self._fault: Exception | None = None
         self._channels: dict[broker.Channel, Channel] = {}
         # Channels that were sent something, once for each event.
-        self._inbox: deque[Channel] = deque()
+        self._inbox: deque[broker.Channel] = deque()
         # Locks, held, that sleeping threads wait for.
         self._bells: deque[threading.Lock] = deque()
         # The number of the last wake(), and which one each thread saw.
@@ -117,17 +119,30 @@ class Connection:
         :raises ConnectionLost: the connection broke.
         """
         deadline = None if timeout is None else monotonic() + timeout
+        inbox, channels = self._inbox, self._channels
         while True:
             if self._wakes != self._seen.wakes:
                 self._seen.wakes = self._wakes
                 return False
-            # Without the lock: each event is taken by one thread. What is
-            # due waits for the broker's next operation, as all do that wait.
-            event = self._take_event()
-            if event is None:
-                self._sleep(self._patience(timeout, deadline))
-            elif event[0].dispatch(event[1]):
-                return True
+            # Without the lock, since each event is taken by one thread only.
+            # What is due meanwhile is done at the next operation, or when
+            # there is nothing to take.
+            while inbox:
+                try:
+                    channel = channels[inbox.popleft()]
+                    event = channel.events.popleft()
+                except (IndexError, KeyError):
+                    continue  # another thread, or cancel(), was faster
+                if not channel.raw.is_open:
+                    continue
+                if type(event) is Cancelled:
+                    channel.cancelled(event.consumer_tag)
+                    continue
+                callback = channel.callbacks.get(event.consumer_tag)
+                if callback is not None:
+                    callback(event)  # type: ignore[arg-type]  # of a Delivery
+                    return True
+            self._sleep(self._patience(timeout, deadline))
 
     def _patience(self, timeout: float | None, deadline: float | None) -> float | None:
         """Do what is due; return how long there will be nothing to do."""
@@ -160,23 +175,23 @@ class Connection:
         """Forget threads that sleep: a forked child has them not."""
         self._bells.clear()
 
-    def _take_event(self) -> tuple[Channel, broker.Event] | None:
-        inbox = self._inbox
-        while inbox:
-            with suppress(IndexError):  # another thread was faster
-                channel = inbox.popleft()
-                # A closed channel has nothing to say any more; and a consumer
-                # that was cancelled took its part.
-                if channel.raw.is_open:
-                    return channel, channel.events.popleft()
-        return None
+    def listener(self, raw: broker.Channel, channel: Channel) -> Callable[[broker.Event], None]:
+        """Return what the broker is to call with each event of a channel."""
+        events, inbox, bells = channel.events, self._inbox, self._bells
+        # Weak: a connection that nobody holds is to be collected as garbage,
+        # though the broker knows its channels.
+        reference = weakref.ref(channel)
 
-    def arrived(self, channel: Channel) -> None:
-        """Note that the broker has sent a channel something; wake one thread."""
-        self._inbox.append(channel)
-        if self._bells:
-            with suppress(IndexError):
-                _ring(self._bells.popleft())
+        def arrived(event: broker.Event) -> None:
+            if type(event) is Delivery or type(event) is Cancelled:
+                events.append(event)
+                inbox.append(raw)
+                if bells:
+                    _ring_one(bells)
+            elif type(event) is Returned and (found := reference()) is not None:
+                found.returned(event)
+
+        return arrived
 
     def _sleep(self, seconds: float | None) -> None:
         bell = threading.Lock()
@@ -193,9 +208,8 @@ class Connection:
             with suppress(ValueError):
                 self._bells.remove(bell)
             # We may have been woken for what another thread should take.
-            if self._inbox and self._bells:
-                with suppress(IndexError):
-                    _ring(self._bells.popleft())
+            if self._inbox:
+                _ring_one(self._bells)
 
 
 _LONGEST_SLEEP = threading.TIMEOUT_MAX
@@ -204,6 +218,11 @@ _LONGEST_SLEEP = threading.TIMEOUT_MAX
 def _ring(bell: threading.Lock) -> None:
     with suppress(RuntimeError):  # rung already
         bell.release()
+
+
+def _ring_one(bells: deque[threading.Lock]) -> None:
+    with suppress(IndexError):  # nobody sleeps
+        _ring(bells.popleft())
 
 
 class Channel:
@@ -216,7 +235,7 @@ class Channel:
         self.connection = connection
         self.raw = raw
         #: Deliveries and cancellations that nobody took yet.
-        self.events: deque[broker.Event] = deque()
+        self.events: deque[Delivery | Cancelled] = deque()
         #: What the tags of its deliveries are counted up from, in its backend.
         self.tags_before = 0
         #: What to call with each delivery of a consumer, by consumer tag.
@@ -227,8 +246,11 @@ class Channel:
         self.on_return: Callable[[Returned], Any] | None = None
         self._tracker: Tracker | None = None
         self._life = 0
+        # The message that was published last, if it came back.
+        self._returned: Returned | None = None
+        # Confirms and nacks so far, for who waits for one.
         self._answers = 0
-        raw.on_event = _hand_over(weakref.ref(self))
+        raw.on_event = connection.listener(raw, self)
 
     def __repr__(self) -> str:
         return (
@@ -266,42 +288,94 @@ class Channel:
         """
         with self.connection.hub:
             self.connection.check()
-            self.raw.confirm_select()
             self._life = tracker.begin()
             self._tracker = tracker
 
     def publish(
         self,
-        body: bytes,
-        properties: dict[str, Any],
+        message: Prepared,
         exchange: str,
         routing_key: str,
         mandatory: bool,
-        entry: Unconfirmed | None,
+        headers: Mapping[str, Any] | None,
         patience: Callable[[], float | None],
     ) -> None:
         """Publish a message.
 
-        :param entry: what to enter in the tracker; what the broker finds
-            wrong with the message is then reported there.
+        With confirms, what the broker finds wrong with it is told to the tracker.
+
         :param patience: asked how many seconds to wait, where the broker
             takes no messages for now.
         :raises ConnectionBlocked: it took none for so long.
         """
-        raw, hub, tracker = self.raw, self.connection.hub, self._tracker
-        with hub:
+        raw, hub = self.raw, self.connection.hub
+        properties = message.properties
+        if headers:
+            properties = {**properties, "headers": as_received(headers)}
+        # The clock need not be read while nothing depends on the time.
+        timed = hub.broker.needs_time or "expiration" in properties
+        with hub if timed else hub.lock:
             if not raw.is_open:
                 self.connection.check()
             if hub.blocked is not None:
                 self._await_unblocked(patience())
-            if entry is None or tracker is None:
-                raw.basic_publish(body, properties, exchange, routing_key, mandatory)
+            if self._tracker is None:
+                raw.basic_publish(message.body, properties, exchange, routing_key, mandatory)
+            else:
+                self._publish_confirmed(
+                    self._tracker,
+                    properties,
+                    message,
+                    exchange,
+                    routing_key,
+                    mandatory,
+                    headers,
+                )
+
+    def _publish_confirmed(
+        self,
+        tracker: Tracker,
+        properties: dict[str, Any],
+        message: Prepared,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        headers: Mapping[str, Any] | None,
+    ) -> None:
+        def enter() -> tuple[Unconfirmed, int]:
+            entry = Unconfirmed(
+                message, exchange, routing_key, mandatory, headers, len(message.body)
+            )
+            return entry, tracker.add(entry, self._life)
+
+        # The broker answers in the same moment: so where nothing else is
+        # outstanding, a message need not be entered to be settled at once.
+        entered = None if tracker.idle else enter()
+        self._returned = None
+        try:
+            accepted = self.raw.basic_publish(
+                message.body, properties, exchange, routing_key, mandatory
+            )
+        except ChannelError as error:
+            if entered is not None and not entered[0].number:
+                raise  # the tracker had it already: it is sent again
+            tracker.fail((entered or enter())[0], error)
+            return
+        hub, returned = self.connection.hub, self._returned
+        if entered is None:
+            if accepted and returned is None and not hub.confirms_to_lose:
+                tracker.pass_by()
                 return
-            tracker.add(entry, self._life)
-            try:
-                raw.basic_publish(body, properties, exchange, routing_key, mandatory)
-            except ChannelError as error:
-                tracker.fail(entry, error)
+            entered = enter()
+        if returned is not None:
+            tracker.bounced(exchange, routing_key, message.body, *returned[:2], self._life)
+        if hub.confirms_to_lose:
+            hub.confirms_to_lose -= 1
+            return
+        (tracker.ack if accepted else tracker.nack)(entered[1], False, self._life)
+        self._answers += 1
+        if hub.listeners:
+            hub.changed.notify_all()
 
     def _await_unblocked(self, patience: float | None) -> None:
         hub = self.connection.hub
@@ -337,9 +411,8 @@ class Channel:
 
     def ack(self, delivery_tag: int) -> None:
         """Acknowledge a delivery."""
-        with self.connection.hub:
-            if not self.raw.is_open:
-                self.connection.check()
+        hub = self.connection.hub
+        with hub if hub.broker.needs_time else hub.lock:
             self.raw.basic_ack(delivery_tag)
 
     def consume(
@@ -375,60 +448,14 @@ class Channel:
                 if delivery_tag in self.raw.unacked:
                     self.raw.basic_reject(delivery_tag, requeue=True)
 
-    def arrived(self, event: broker.Event) -> None:
-        """Take what the broker sends, in the middle of one of its operations."""
-        if type(event) is Delivery or type(event) is Cancelled:
-            self.events.append(event)
-            self.connection.arrived(self)
-        else:
-            self._answered(event)
+    def returned(self, event: Returned) -> None:
+        """Note that a message came back, while it is being published."""
+        self._returned = event
+        if self._tracker is None and self.on_return is not None:
+            self.on_return(event)
 
-    def _answered(self, event: broker.Event) -> None:
-        hub, tracker = self.connection.hub, self._tracker
-        if type(event) is Returned:
-            if tracker is not None:
-                tracker.bounced(
-                    event.exchange,
-                    event.routing_key,
-                    event.body,
-                    event.reply_code,
-                    event.reply_text,
-                    self._life,
-                )
-            elif self.on_return is not None:
-                self.on_return(event)
-            return
-        assert tracker is not None and (type(event) is Confirmed or type(event) is Nacked)
-        if hub.confirms_to_lose:
-            hub.confirms_to_lose -= 1
-            return
-        settle = tracker.ack if type(event) is Confirmed else tracker.nack
-        settle(event.delivery_tag, event.multiple, self._life)
-        self._answers += 1
-        if hub.listeners:
-            hub.changed.notify_all()
-
-    def dispatch(self, event: broker.Event) -> bool:
-        """Run the callback of an event. Returns whether that was for a message."""
-        if type(event) is Delivery:
-            callback = self.callbacks.get(event.consumer_tag)
-            if callback is not None:
-                callback(event)
-                return True
-        else:
-            assert type(event) is Cancelled  # arrived() keeps no others
-            self.callbacks.pop(event.consumer_tag, None)
-            if self.on_cancel is not None:
-                self.on_cancel(event.consumer_tag)
-        return False
-
-
-def _hand_over(reference: weakref.ref[Channel]) -> Callable[[broker.Event], None]:
-    # Weak: a connection that nobody holds is to be collected as garbage,
-    # though the broker knows its channels.
-    def hand_over(event: broker.Event) -> None:
-        channel = reference()
-        if channel is not None:
-            channel.arrived(event)
-
-    return hand_over
+    def cancelled(self, consumer_tag: str) -> None:
+        """Tell that the broker cancelled a consumer."""
+        self.callbacks.pop(consumer_tag, None)
+        if self.on_cancel is not None:
+            self.on_cancel(consumer_tag)

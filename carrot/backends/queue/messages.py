@@ -1,0 +1,68 @@
+"""Messages of the in-memory broker: ready to be published, and received."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrot.backends.base import BaseMessage
+from carrot.broker import Delivery
+
+__all__ = ["Message", "Prepared"]
+
+
+class Message(BaseMessage):
+    """A message that the in-memory broker delivered."""
+
+    _delivery: Delivery
+
+    @classmethod
+    def of(cls, backend: Any, delivery: Delivery, delivery_tag: Any) -> Message:
+        """Return the message of a delivery.
+
+        What few callbacks look at is made when it is: :attr:`delivery_info`,
+        :attr:`headers`, :attr:`properties`.
+        """
+        message = cls.__new__(cls)
+        message.backend = backend
+        message.body = delivery.body
+        message.delivery_tag = delivery_tag
+        properties = delivery.properties
+        message.content_type = properties.get("content_type")
+        message.content_encoding = properties.get("content_encoding")
+        message._delivery = delivery
+        return message
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("delivery_info", "headers", "properties"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        delivery = self._delivery
+        # Copies, since all who got the message share what the broker has.
+        self.properties = dict(delivery.properties)
+        self.headers = dict(self.properties.get("headers") or {})
+        if "headers" in self.properties:
+            self.properties["headers"] = self.headers
+        self.delivery_info = {
+            "exchange": delivery.exchange,
+            "routing_key": delivery.routing_key,
+            "redelivered": delivery.redelivered,
+        }
+        if delivery.message_count is None:
+            self.delivery_info["consumer_tag"] = delivery.consumer_tag
+        else:
+            self.delivery_info["message_count"] = delivery.message_count
+        return self.__dict__[name]
+
+
+class Prepared:
+    """A message that is ready to be published."""
+
+    __slots__ = ("__dict__", "body", "properties")
+
+    def __init__(self, body: bytes, properties: dict[str, Any]) -> None:
+        #: The encoded body.
+        self.body = body
+        #: Properties under their AMQP names. Messages share them: not to be changed.
+        self.properties = properties
+
+    def __repr__(self) -> str:
+        return f"<Prepared {self.properties.get('content_type')} {len(self.body)} bytes>"
