@@ -8,36 +8,18 @@ That package does the handshake, SASL, and whatever is declared; the hot path
 from __future__ import annotations
 
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import amqp.channel
 
-from carrot.backends.base import BaseBackend, BaseMessage, QueueAlreadyExistsWarning
-from carrot.backends.pyamqplib.channel import Channel
+from carrot.backends.base import BaseMessage, QueueAlreadyExistsWarning
+from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
-from carrot.backends.pyamqplib.errors import translated
-from carrot.backends.pyamqplib.login import login
-from carrot.backends.pyamqplib.message import DeliveryTag, Message, Outgoing
-from carrot.backends.pyamqplib.rpc import within
-from carrot.backends.pyamqplib.tables import encode_properties
-from carrot.confirms import Unconfirmed
-from carrot.exceptions import (
-    ChannelError,
-    ConfirmTimeout,
-    DrainTimeout,
-    NotFound,
-    NotSupported,
-    ResourceLocked,
-)
-from carrot.utils import time_left
-
-if TYPE_CHECKING:
-    from carrot.confirms import Tracker
+from carrot.backends.pyamqplib.message import DeliveryTag, Message
+from carrot.backends.pyamqplib.sending import SendingBackend
+from carrot.exceptions import ChannelError, NotFound, NotSupported, ResourceLocked
 
 __all__ = [
     "DEFAULT_PORT",
@@ -48,21 +30,13 @@ __all__ = [
     "QueueAlreadyExistsWarning",
 ]
 
-#: Port of AMQP without TLS.
-DEFAULT_PORT = 5672
-
 #: The error of a channel; the name is that of carrot 0.10.7.
 AMQPChannelException = ChannelError
 
 logger = logging.getLogger("carrot.backends.pyamqplib")
 
-#: Seconds for what a connection sets no ``timeout`` for.
-_TIMEOUT = 30.0
-#: Combinations of properties that are kept encoded.
-_CACHED = 256
 
-
-class Backend(BaseBackend):
+class Backend(SendingBackend):
     """A channel of RabbitMQ, opened at its first use, and again after an error.
 
     It reaches the broker only through ``connection.channel()`` and the
@@ -73,108 +47,14 @@ class Backend(BaseBackend):
     features: ClassVar[frozenset[str]] = frozenset(
         ["properties", "exchange_arguments", "consumer_arguments", "confirms", "stop"]
     )
-    default_port: int | None = DEFAULT_PORT
-    Connection = Connection
     Message = Message
 
     #: Settlements that were not sent, since their channel was gone.
     stale_settles: int = 0
 
-    _prepared: ClassVar[dict[Any, tuple[dict[str, Any], bytes]]] = {}
-
-    def __init__(self, connection: Any, **kwargs: Any) -> None:
-        super().__init__(connection, **kwargs)
-        self._channel: Any = None
-        self._ours = False
-        self._tracker: Tracker | None = None
-        self._opening = threading.RLock()
-        self._stopping = False
-        self._received = 0
-
-    # -- connection
-
-    def establish_connection(self) -> Any:
-        """Connect; blocks up to the connection's ``connect_timeout``.
-
-        :raises MissingSetting: host, user or password is missing.
-        :raises ConnectFailed: the broker cannot be reached.
-        :raises AuthenticationFailed: it refuses user, password or virtual host.
-        """
-        settings = self.connection
-        if getattr(settings, "port", None) is None:
-            settings.port = self.default_port
-        connection = self.Connection(**login(settings, settings.port))
-        connection.connect()
-        return connection
-
-    def close_connection(self, connection: Any) -> None:
-        """Close the driver's connection; quiet, and a few seconds at most."""
-        try:
-            connection.close()
-        except Exception as exc:
-            # Only drivers of others raise here, when the link is gone.
-            logger.debug("while closing %r: %r", connection, exc)
-
-    @property
-    def channel(self) -> Any:
-        """The driver's channel, opened when there is none.
-
-        :raises ChannelError: the broker closed the channel; raised once.
-        """
-        channel = self._channel
-        if channel is not None and getattr(channel, "is_open", True):
-            return channel
-        with self._opening:
-            channel, self._channel = self._channel, None
-            if channel is not None:
-                if getattr(channel, "is_open", True):
-                    self._channel = channel
-                    return channel
-                error = getattr(channel, "error", None)
-                if error is not None:
-                    channel.error = None
-                    raise error
-            self._channel = self._open()
-            return self._channel
-
-    def _open(self) -> Any:
-        tracker = self._tracker
-        life = 0 if tracker is None else tracker.begin()
-        channel = self.connection.get_channel()
-        self._ours = isinstance(channel, Channel)
-        if tracker is not None and hasattr(channel, "confirm_select"):
-            channel.confirm_select()
-            channel.events["basic_ack"].add(partial(tracker.ack, life=life))
-            channel.events["basic_nack"].add(partial(tracker.nack, life=life))
-            channel.events["basic_return"].add(partial(_bounced, tracker, life))
-            channel.tracker, channel.life = tracker, life
-        return channel
-
-    @property
-    def channel_closed(self) -> bool:
-        """Whether the broker closed the channel; its consumers went with it."""
-        channel = self._channel
-        return channel is not None and not getattr(channel, "is_open", True)
-
-    def close(self) -> None:
-        """Close the channel: quiet, idempotent, and a few seconds at most."""
-        channel, self._channel = self._channel, None
-        if channel is None:
-            return
-        try:
-            channel.close()
-        except Exception as exc:
-            logger.debug("while closing %r: %r", channel, exc)
-
-    def _call(self, name: str, **arguments: Any) -> Any:
-        """Call a method of the channel, translating its errors."""
-        try:
-            return getattr(self.channel, name)(**arguments)
-        except Exception as exc:
-            raise self._translated(exc) from exc.__cause__
-
-    def _translated(self, exc: Exception) -> Exception:
-        return translated(exc, getattr(self.connection, "host", "the broker"))
+    _stopping = False
+    # Messages that our consumers' callbacks have processed.
+    _received = 0
 
     # -- topology
 
@@ -217,7 +97,7 @@ class Backend(BaseBackend):
             raise error from exc.__cause__
         finally:
             if channel is not None:
-                self.close_connection(channel)
+                close_quietly(channel)
         return True
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> Any:
@@ -399,140 +279,6 @@ class Backend(BaseBackend):
         except Exception as exc:
             raise self._translated(exc) from exc.__cause__
 
-    # -- sending
-
-    def prepare_message(
-        self,
-        message_data: Any,
-        delivery_mode: int,
-        priority: int | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        properties: Mapping[str, Any] | None = None,
-    ) -> Outgoing:
-        key = (content_type, content_encoding, delivery_mode, priority)
-        try:
-            template, encoded = self._prepared[key]
-        except (KeyError, TypeError):
-            template, encoded = self._prepare(key)
-        if properties:
-            merged = {**template, **properties}
-            if "headers" in merged:
-                merged["application_headers"] = merged.pop("headers")
-            return Outgoing(message_data, merged, None)
-        return Outgoing(message_data, template, encoded)
-
-    def _prepare(self, key: tuple[Any, ...]) -> tuple[dict[str, Any], bytes]:
-        names = ("content_type", "content_encoding", "delivery_mode", "priority")
-        template = dict(zip(names, key, strict=True))
-        encoded = encode_properties(template)
-        if len(self._prepared) >= _CACHED:
-            self._prepared.clear()
-        self._prepared[key] = template, encoded
-        return template, encoded
-
-    def publish(
-        self,
-        message: Any,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool | None = None,
-        immediate: bool | None = None,
-        headers: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Send a message.
-
-        With :meth:`confirm_select`, whatever is raised means that the message
-        was neither written nor counted.
-
-        :raises NotSupported: *immediate* is set.
-        :raises ConfirmTimeout: the window stayed full.
-        """
-        if immediate:
-            raise NotSupported(
-                "RabbitMQ has no immediate=True: it would close the connection;"
-                " see x-message-ttl=0 and mandatory=True"
-            )
-        if headers:
-            properties = message.properties
-            known = properties.get("application_headers") or {}
-            properties["application_headers"] = {**known, **headers}
-        channel = self._channel
-        if channel is None or not getattr(channel, "is_open", True):
-            channel = self.channel
-        tracker = self._tracker
-        try:
-            if tracker is None or channel.__class__ is not Channel:
-                self._publish_plainly(channel, message, exchange, routing_key, bool(mandatory))
-                return
-            if tracker.full:
-                self._await_window(tracker)
-            entry = Unconfirmed(
-                message, exchange, routing_key, mandatory, headers, len(message.body)
-            )
-            channel.basic_publish(message, exchange, routing_key, bool(mandatory), entry=entry)
-        except Exception as exc:
-            raise self._translated(exc) from exc.__cause__
-
-    def _publish_plainly(
-        self, channel: Any, message: Any, exchange: str, routing_key: str, mandatory: bool
-    ) -> None:
-        tracker = self._tracker
-        if tracker is not None and tracker.full:
-            self._await_window(tracker)
-        channel.basic_publish(
-            message, exchange=exchange, routing_key=routing_key, mandatory=mandatory
-        )
-        counted = getattr(channel, "tracker", None) is tracker
-        if tracker is not None and counted:
-            entry = Unconfirmed(
-                message, exchange, routing_key, mandatory, None, len(message.body)
-            )
-            # Not before: what another driver refuses must not be counted.
-            tracker.add(entry, channel.life)
-
-    # -- confirms
-
-    def confirm_select(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-
-    def pump(self, timeout: float | None = None) -> None:
-        limit = within(self._timeout if timeout is None else timeout)
-        channel = self.channel
-        connection = getattr(channel, "connection", None)
-        try:
-            if self._ours:
-                channel.pump(limit)
-            elif connection is not None:
-                connection.drain_events(timeout=limit)
-        except DrainTimeout:
-            raise
-        except TimeoutError as exc:
-            raise DrainTimeout(f"nothing came within {limit:g} seconds") from exc
-        except Exception as exc:
-            raise self._translated(exc) from exc.__cause__
-
-    def _await_window(self, tracker: Tracker) -> None:
-        limit = within(self._timeout)
-        deadline = monotonic() + limit
-        while tracker.full:
-            left = deadline - monotonic()
-            try:
-                if left <= 0:
-                    raise DrainTimeout
-                self.pump(left)
-            except DrainTimeout as exc:
-                raise ConfirmTimeout(
-                    f"{tracker.outstanding} messages were not confirmed, so that the window"
-                    f" stayed full for {limit:g} seconds; this message was not sent",
-                    tracker.unconfirmed(),
-                ) from exc
-
-    @property
-    def _timeout(self) -> float:
-        timeout = getattr(self.connection, "timeout", None)
-        return _TIMEOUT if timeout is None else float(timeout)
-
     # -- ending
 
     def stop(self) -> None:
@@ -540,11 +286,3 @@ class Backend(BaseBackend):
         channel = self._channel
         if self._ours and channel is not None:
             channel.wake()
-
-
-def _bounced(
-    tracker: Any, life: int, exc: Any, exchange: str, routing_key: str, message: Any
-) -> None:
-    tracker.bounced(
-        exchange, routing_key, message.body, exc.reply_code, str(exc.reply_text), life=life
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -18,9 +19,11 @@ from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.backends.pyamqplib.wire import (
+    END,
     OVERHEAD,
     method_frame,
-    publish_bytes,
+    pack_body_size,
+    pack_size,
     publish_frames,
     publish_prefix,
     settle_frame,
@@ -88,7 +91,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         msg: Any,
         exchange: str = "",
         routing_key: str = "",
-        mandatory: bool = False,
+        mandatory: bool | None = False,
         immediate: bool = False,
         timeout: float | None = None,
         confirm_timeout: float | None = None,
@@ -114,8 +117,12 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         body = msg.body
         if body.__class__ is not bytes:
             body = body.encode() if isinstance(body, str) else bytes(body)
-        if 0 < len(body) <= self._joined:
-            pieces = [publish_bytes(prefix, body)]
+        length = len(body)
+        if 0 < length <= self._joined:
+            head, tail = prefix
+            pieces = [
+                b"".join((head, pack_body_size(length), tail, pack_size(length), body, END))
+            ]
         else:
             pieces = publish_frames(prefix, body, self._room)
         driver, outbox = self._driver, self._outbox
@@ -331,14 +338,10 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 return
             # From here on nobody writes on this channel.
             self.is_open = False
+        # Until the answer comes, be it later: then the number is free again.
         self.is_closing = True
-        try:
-            with time_limit(CLOSE_TIMEOUT):
-                self.call(spec.Channel.Close, b"\x00" * 7, [spec.Channel.CloseOk])
-        except BrokerError:
-            pass
-        finally:
-            self.is_closing = False
+        with time_limit(CLOSE_TIMEOUT), contextlib.suppress(BrokerError):
+            self.call(spec.Channel.Close, b"\x00" * 7, [spec.Channel.CloseOk], vital=False)
 
     def collect(self) -> None:
         """Forget everything; a hook of the ``amqp`` package."""

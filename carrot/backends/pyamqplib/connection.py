@@ -36,7 +36,6 @@ from carrot.exceptions import (
     ConnectionBlocked,
     ConnectionClosed,
     ConnectionLost,
-    channel_error,
 )
 from carrot.utils import time_limit
 
@@ -78,8 +77,12 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     running: int = 0
 
     _ended: BrokerConnectionError | None = None
-    # The broker's Connection.Close: code, text, the method because of which.
-    _closed_because: tuple[int, str, tuple[int, int]] = (0, "", (0, 0))
+
+    #: Called with the error, once, by the thread that met it, when the
+    #: connection is lost.
+    on_lost: Callable[[BrokerConnectionError], object] | None = None
+    # The method because of which the broker closed the connection.
+    _culprit: tuple[int, int] = (0, 0)
 
     def __init__(
         self,
@@ -213,29 +216,33 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if self._ended is not None:
             raise self.ended(sig)
 
-    def ended(self, sig: tuple[int, int] | None = None) -> BrokerError:
+    def ended(self, sig: tuple[int, int] | None = None) -> BrokerConnectionError:
         """Return an error that says how the connection ended.
 
         :param sig: the method whose answer is waited for. If the broker closed
-            the connection because of it, that is the error of this operation,
-            which would fare no better on another connection.
+            the connection because of it, the error is not recoverable: it
+            would do so again.
         """
-        code, text, culprit = self._closed_because
-        if sig is not None and sig == culprit:
-            return channel_error(code, text)
         error = self._ended or ConnectionLost(f"the connection to {self.host} is not open")
         again = type(error)(*error.args)
-        again.recoverable = error.recoverable
+        again.recoverable = error.recoverable and (sig is None or sig != self._culprit)
         again.__cause__ = error.__cause__
         return again
 
-    def gave_up(self, sig: tuple[int, int], seconds: float) -> BrokerError:
-        """End the connection because an answer did not come; return the error for it."""
+    def gave_up(
+        self, sig: tuple[int, int], seconds: float, vital: bool
+    ) -> BrokerConnectionError:
+        """Return the error for an answer that did not come.
+
+        :param vital: end the connection: nobody knows what the broker did.
+        """
         name = METHOD_NAME_MAP.get(sig, sig)
-        self.die(
-            ConnectionLost(f"{self.host} did not answer {name} within {seconds:.3g} seconds")
+        error = ConnectionLost(
+            f"{self.host} did not answer {name} within {seconds:.3g} seconds"
         )
-        return self.ended()
+        if vital:
+            self.die(error)
+        return error
 
     # -- channels
 
@@ -425,6 +432,8 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             channel.collect()
         if self._transport is not None:
             self._transport.sever()
+        if self.on_lost is not None and not isinstance(error, ConnectionClosed):
+            self.on_lost(error)
 
     def _broken(self, exc: OSError) -> None:
         self.die(lost(exc, self.host))
@@ -449,7 +458,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     def _on_close(
         self, reply_code: int, reply_text: str, class_id: int, method_id: int
     ) -> None:
-        self._closed_because = (reply_code, reply_text, (class_id, method_id))
+        self._culprit = (class_id, method_id)
         self.outbox.post(method_frame(0, spec.Connection.CloseOk, b""))
         text = f"{reply_code} {reply_text}"
         error: BrokerConnectionError

@@ -123,12 +123,15 @@ class Inbox:
         self._seen.passes = self.turns.passes
         self._connection.check()
 
-    def pump_until(self, reply: Reply, sig: tuple[int, int], deadline: float) -> None:
+    def pump_until(
+        self, reply: Reply, sig: tuple[int, int], deadline: float, vital: bool = True
+    ) -> None:
         """Read until *reply* is there.
 
         :param sig: the method that is to be answered.
+        :param vital: end the connection if it is not there at the deadline.
         :raises BrokerConnectionError: the connection broke, or the deadline
-            (monotonic seconds) passed, which ends the connection.
+            (monotonic seconds) passed.
         """
         begun = monotonic()
         while True:
@@ -138,7 +141,7 @@ class Inbox:
             self._connection.check(sig)
             left = deadline - monotonic()
             if left <= 0:
-                raise self._connection.gave_up(sig, deadline - begun)
+                raise self._connection.gave_up(sig, deadline - begun, vital)
             self.take(seen, left)
 
     def take(self, seen: int, timeout: float | None) -> None:

@@ -12,29 +12,28 @@ __all__ = ["DeliveryTag", "Message", "Outgoing"]
 
 
 class Outgoing(AMQPMessage):  # type: ignore[misc]
-    """A message to publish, cheap to make: its properties may be encoded beforehand.
+    """A message to publish, cheap to make: its properties are encoded beforehand.
 
-    :param properties: under the names of the ``amqp`` package; shared, so copied
-        before anybody gets hold of them.
-    :param encoded: the same as bytes; ``None``: not known.
+    ``prepare_message`` of the backend sets its attributes; there is no constructor.
     """
+
+    __slots__ = ("encoded", "template")
 
     #: Set by those who pass a message of their own to a consumer.
     delivery_tag: Any = None
     delivery_info: Any = None
-    encoded: bytes | None
 
-    def __init__(self, body: Any, properties: dict[str, Any], encoded: bytes | None) -> None:
-        self.body = body
-        self._template = properties
-        self.encoded = encoded
+    #: Properties under the names of the ``amqp`` package; shared.
+    template: dict[str, Any]
+    #: The same as bytes; ``None`` once they may have been changed.
+    encoded: bytes | None
 
     @property
     def properties(self) -> dict[str, Any]:
-        """The message's properties; changes count."""
+        """The message's properties, a copy that is its own; changes count."""
         mine = self.__dict__.get("_properties")
         if mine is None:
-            mine = self.__dict__["_properties"] = dict(self._template)
+            mine = self.__dict__["_properties"] = dict(self.template)
             self.encoded = None
         return mine
 

@@ -68,9 +68,8 @@ class Outbox:
                 else:
                     sent = transport.send_pieces(pieces)
                 pieces = _after(pieces, sent)
-                if not sent:
-                    self.rest = pieces
-                    break
+        except transport.full:
+            self.rest = pieces
         except OSError as exc:
             self._broken(exc)
             return False

@@ -262,7 +262,7 @@ class Parser:
                 return 0
             body_at = header_end + 8
             if length:
-                body_end = body_at + length
+                body_end: int = body_at + length
                 if data[body_end] != 0xCE or _frame_head.unpack_from(data, header_end + 1) != (
                     3,
                     number,

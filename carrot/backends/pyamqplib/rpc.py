@@ -83,20 +83,25 @@ class Caller:
         answer = self.call(sig, arguments, wait if isinstance(wait, list) else [wait])
         return answer if returns_tuple else (answer[0] if answer else None)
 
-    def call(self, sig: tuple[int, int], arguments: bytes, answers: list[Any]) -> Any:
-        """Send an encoded method and wait for one of its answers."""
+    def call(
+        self, sig: tuple[int, int], arguments: bytes, answers: list[Any], vital: bool = True
+    ) -> Any:
+        """Send an encoded method and wait for one of its answers.
+
+        :param vital: whether the connection is of no use without an answer.
+        """
         driver = self._driver
         limit = within(driver.timeout)
         deadline = monotonic() + limit
         if not self._turns.acquire(timeout=limit):
-            raise driver.gave_up(sig, limit)
+            raise driver.gave_up(sig, limit, vital)
         reply = Reply()
         try:
             # Before it is sent: another thread may read the answer at once.
             for answer in answers:
                 self._pending[answer] = reply
             self._send(sig, arguments)
-            driver.inbox.pump_until(reply, sig, deadline)
+            driver.inbox.pump_until(reply, sig, deadline, vital)
         finally:
             for answer in answers:
                 self._pending.pop(answer, None)

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl as ssl_module
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -79,7 +80,7 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
         self.send(amqp.transport.AMQP_PROTOCOL_HEADER)
 
     def _setup_transport(self) -> None:
-        self._raw_send = self.sock.send
+        self.send = self.sock.send
         self._raw_receive = self.sock.recv
 
     def _left(self) -> float:
@@ -90,25 +91,16 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
 
     # -- moving bytes
 
-    def send(self, data: Any) -> int:
-        """Send what the kernel takes now; return how many bytes that were.
-
-        :raises OSError: the link is broken.
-        """
-        try:
-            sent: int = self._raw_send(data)
-            return sent
-        except BlockingIOError:
-            return 0
+    #: Send what the kernel takes now; return how many bytes that were. Raises
+    #: one of :attr:`full` if that is none, other errors if the link is broken.
+    send: Callable[[Any], int]
+    full: tuple[type[OSError], ...] = (BlockingIOError,)
 
     def send_pieces(self, pieces: list[Any]) -> int:
-        """Send several pieces as :meth:`send` does one."""
-        try:
-            # Without copying; the kernel takes so many at once (IOV_MAX).
-            sent: int = self.sock.sendmsg(pieces[:1024])
-            return sent
-        except BlockingIOError:
-            return 0
+        """Send several pieces as :attr:`send` does one."""
+        # Without copying; the kernel takes so many at once (IOV_MAX).
+        sent: int = self.sock.sendmsg(pieces[:1024])
+        return sent
 
     def receive(self) -> bytes | None:
         """Return what has arrived; ``None`` if nothing has.
@@ -154,6 +146,7 @@ class TLSTransport(Transport):
     """
 
     eager = True
+    full = (ssl_module.SSLWantWriteError, ssl_module.SSLWantReadError)
 
     def __init__(self, host: str, ssl: TLS, **kwargs: Any) -> None:
         super().__init__(host, **kwargs)
@@ -163,7 +156,8 @@ class TLSTransport(Transport):
 
     def _setup_transport(self) -> None:
         self.sock = self._tls.wrap(self.sock, self.host)
-        super()._setup_transport()
+        self._raw_send, self._raw_receive = self.sock.send, self.sock.recv
+        self.send = self._locked_send
         while True:
             try:
                 self.sock.do_handshake()
@@ -178,13 +172,10 @@ class TLSTransport(Transport):
         poller.register(self.sock, event)
         poller.poll(self._left() * 1000)
 
-    def send(self, data: Any) -> int:
+    def _locked_send(self, data: Any) -> int:
         with self._lock:
-            try:
-                sent: int = self._raw_send(data)
-                return sent
-            except (ssl_module.SSLWantWriteError, ssl_module.SSLWantReadError):
-                return 0
+            sent: int = self._raw_send(data)
+            return sent
 
     def send_pieces(self, pieces: list[Any]) -> int:
         return self.send(b"".join(pieces))
@@ -198,7 +189,7 @@ class TLSTransport(Transport):
             try:
                 with self._lock:
                     data = self._raw_receive(RECEIVE)
-            except (ssl_module.SSLWantReadError, ssl_module.SSLWantWriteError):
+            except self.full:
                 break
             except OSError:
                 if chunks:

@@ -14,11 +14,13 @@ from typing import Any
 from carrot.exceptions import ConfigurationError, ConnectionLost, EncodeError
 
 __all__ = [
+    "END",
     "HEARTBEAT",
     "OVERHEAD",
     "ProtocolError",
     "method_frame",
-    "publish_bytes",
+    "pack_body_size",
+    "pack_size",
     "publish_frames",
     "publish_prefix",
     "settle_frame",
@@ -27,10 +29,10 @@ __all__ = [
 
 _method_head = Struct(">BHIHH")
 _settle = Struct(">BHIHHQBB")
-_size = Struct(">I")
-_body_size = Struct(">Q")
+pack_size = Struct(">I").pack
+pack_body_size = Struct(">Q").pack
 
-_END = b"\xce"
+END = b"\xce"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 #: Bytes of a frame that are not its payload.
@@ -63,7 +65,7 @@ def shortstr(value: Any, what: str) -> bytes:
 
 def method_frame(number: int, signature: tuple[int, int], arguments: bytes) -> bytes:
     """Return the frame of a method without content."""
-    return _method_head.pack(1, number, 4 + len(arguments), *signature) + arguments + _END
+    return _method_head.pack(1, number, 4 + len(arguments), *signature) + arguments + END
 
 
 def settle_frame(number: int, method: int, delivery_tag: int, bits: int) -> bytes:
@@ -95,7 +97,7 @@ def publish_prefix(
             f"the message's properties take {size} bytes, the broker allows {room}"
         )
     head = method_frame(number, (60, 40), arguments) + _method_head.pack(2, number, size, 60, 0)
-    return head, properties + _END + b"\x03" + number.to_bytes(2, "big")
+    return head, properties + END + b"\x03" + number.to_bytes(2, "big")
 
 
 def publish_frames(prefix: tuple[bytes, bytes], body: bytes, room: int) -> list[Any]:
@@ -106,23 +108,16 @@ def publish_frames(prefix: tuple[bytes, bytes], body: bytes, room: int) -> list[
     """
     head, tail = prefix
     length = len(body)
-    head += _body_size.pack(length)
+    head += pack_body_size(length)
     if not length:
         return [head + tail[:-3]]
     if length <= room:
-        return [head + tail + _size.pack(length), body, _END]
+        return [head + tail + pack_size(length), body, END]
     start = tail[-3:]
     view = memoryview(body)
     pieces: list[Any] = [head + tail[:-3]]
     for at in range(0, length, room):
         chunk = view[at : at + room]
-        pieces[-1] += start + _size.pack(len(chunk))
-        pieces += [chunk, _END]
+        pieces[-1] += start + pack_size(len(chunk))
+        pieces += [chunk, END]
     return pieces
-
-
-def publish_bytes(prefix: tuple[bytes, bytes], body: bytes) -> bytes:
-    """Return the frames of a message whose body is not empty and fits one frame."""
-    head, tail = prefix
-    length = len(body)
-    return b"".join((head, _body_size.pack(length), tail, _size.pack(length), body, _END))

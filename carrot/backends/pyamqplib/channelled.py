@@ -1,0 +1,139 @@
+"""The part of the backend that has a channel, and a connection that it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from carrot.backends.base import BaseBackend
+from carrot.backends.pyamqplib.channel import Channel
+from carrot.backends.pyamqplib.connection import Connection
+from carrot.backends.pyamqplib.errors import translated
+from carrot.backends.pyamqplib.login import login
+
+if TYPE_CHECKING:
+    from carrot.confirms import Tracker
+
+__all__ = ["DEFAULT_PORT", "ChannelledBackend", "close_quietly"]
+
+#: Port of AMQP without TLS.
+DEFAULT_PORT = 5672
+
+logger = logging.getLogger("carrot.backends.pyamqplib")
+
+#: Seconds for what a connection sets no ``timeout`` for.
+_TIMEOUT = 30.0
+
+
+class ChannelledBackend(BaseBackend):
+    """Connects, and opens its channel at the first use, and again after an error."""
+
+    default_port: int | None = DEFAULT_PORT
+    Connection = Connection
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        self._channel: Any = None
+        # Whether it is one of our driver, or of another with its shape.
+        self._ours = False
+        self._opening = threading.RLock()
+        self._tracker: Tracker | None = None
+
+    def establish_connection(self) -> Any:
+        """Connect; blocks up to the connection's ``connect_timeout``.
+
+        :raises MissingSetting: host, user or password is missing.
+        :raises ConnectFailed: the broker cannot be reached.
+        :raises AuthenticationFailed: it refuses user, password or virtual host.
+        """
+        settings = self.connection
+        if getattr(settings, "port", None) is None:
+            settings.port = self.default_port
+        connection = self.Connection(**login(settings, settings.port))
+        connection.connect()
+        return connection
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the driver's connection; quiet, and a few seconds at most."""
+        close_quietly(connection)
+
+    @property
+    def channel(self) -> Any:
+        """The driver's channel, opened when there is none.
+
+        :raises ChannelError: the broker closed the channel; raised once.
+        """
+        channel = self._channel
+        if channel is not None and getattr(channel, "is_open", True):
+            return channel
+        with self._opening:
+            channel = self._channel
+            if channel is not None:
+                if getattr(channel, "is_open", True):
+                    return channel  # another thread opened it
+                self._channel = None
+                error = getattr(channel, "error", None)
+                if error is not None:
+                    channel.error = None
+                    raise error
+            self._channel = self._open()
+            return self._channel
+
+    def _open(self) -> Any:
+        tracker = self._tracker
+        life = 0 if tracker is None else tracker.begin()
+        channel = self.connection.get_channel()
+        self._ours = isinstance(channel, Channel)
+        if tracker is not None and hasattr(channel, "confirm_select"):
+            channel.confirm_select()
+            channel.events["basic_ack"].add(partial(tracker.ack, life=life))
+            channel.events["basic_nack"].add(partial(tracker.nack, life=life))
+            channel.events["basic_return"].add(partial(_bounced, tracker, life))
+            channel.tracker, channel.life = tracker, life
+        return channel
+
+    @property
+    def channel_closed(self) -> bool:
+        """Whether the broker closed the channel; its consumers went with it."""
+        channel = self._channel
+        return channel is not None and not getattr(channel, "is_open", True)
+
+    def close(self) -> None:
+        """Close the channel: quiet, idempotent, and a few seconds at most."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            close_quietly(channel)
+
+    def _call(self, name: str, **arguments: Any) -> Any:
+        """Call a method of the channel, translating its errors."""
+        try:
+            return getattr(self.channel, name)(**arguments)
+        except Exception as exc:
+            raise self._translated(exc) from exc.__cause__
+
+    def _translated(self, exc: Exception) -> Exception:
+        return translated(exc, getattr(self.connection, "host", "the broker"))
+
+    @property
+    def _timeout(self) -> float:
+        timeout = getattr(self.connection, "timeout", None)
+        return _TIMEOUT if timeout is None else float(timeout)
+
+
+def close_quietly(closable: Any) -> None:
+    """Close a channel or a connection, whatever state it is in."""
+    try:
+        closable.close()
+    except Exception as exc:
+        # Only drivers of others raise here, when the link is gone.
+        logger.debug("while closing %r: %r", closable, exc)
+
+
+def _bounced(
+    tracker: Tracker, life: int, exc: Any, exchange: str, routing_key: str, message: Any
+) -> None:
+    tracker.bounced(
+        exchange, routing_key, message.body, exc.reply_code, str(exc.reply_text), life=life
+    )

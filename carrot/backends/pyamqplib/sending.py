@@ -1,0 +1,187 @@
+"""The part of the backend that publishes, and hears what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+from carrot.backends.pyamqplib.channel import Channel
+from carrot.backends.pyamqplib.channelled import ChannelledBackend
+from carrot.backends.pyamqplib.message import Outgoing
+from carrot.backends.pyamqplib.rpc import within
+from carrot.backends.pyamqplib.tables import encode_properties
+from carrot.confirms import Unconfirmed
+from carrot.exceptions import ConfirmTimeout, DrainTimeout, NotSupported
+
+if TYPE_CHECKING:
+    from carrot.confirms import Tracker
+
+__all__ = ["SendingBackend"]
+
+#: Combinations of properties that are kept encoded.
+_CACHED = 256
+
+#: Content type, encoding, delivery mode and priority -> as a dictionary, as bytes.
+_prepared: dict[Any, tuple[dict[str, Any], bytes]] = {}
+
+#: With so many messages in flight the broker does not idle while we let its
+#: confirms gather for so many seconds: reading them one by one costs more
+#: than sending the messages.
+_MANY = 100
+_GATHER = 0.001
+
+_new = Outgoing.__new__
+
+
+class SendingBackend(ChannelledBackend):
+    """Publishes."""
+
+    def prepare_message(
+        self,
+        message_data: Any,
+        delivery_mode: int,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+    ) -> Outgoing:
+        try:
+            template, encoded = _prepared[
+                content_type, content_encoding, delivery_mode, priority
+            ]
+        except (KeyError, TypeError):
+            template, encoded = _prepare(
+                content_type, content_encoding, delivery_mode, priority
+            )
+        # Written out: this is called for each message.
+        message = _new(Outgoing)
+        message.body = message_data
+        message.template = template
+        message.encoded = encoded
+        if properties:
+            mine = message.properties
+            mine.update(properties)
+            if "headers" in mine:
+                mine["application_headers"] = mine.pop("headers")
+        return message
+
+    def publish(
+        self,
+        message: Any,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool | None = None,
+        immediate: bool | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Send a message.
+
+        An error means that it was not written; with :meth:`confirm_select`,
+        and a connection that breaks meanwhile, it is counted and nothing raised.
+
+        :raises NotSupported: *immediate* is set.
+        :raises ConfirmTimeout: the window stayed full.
+        """
+        if immediate:
+            raise NotSupported(
+                "RabbitMQ has no immediate=True: it would close the connection;"
+                " see x-message-ttl=0 and mandatory=True"
+            )
+        if headers:
+            properties = message.properties
+            known = properties.get("application_headers") or {}
+            properties["application_headers"] = {**known, **headers}
+        channel = self._channel
+        tracker = self._tracker
+        try:
+            if channel is None or not getattr(channel, "is_open", True):
+                channel = self.channel
+            if tracker is not None and tracker.full:
+                self._await_window(tracker)
+            if channel.__class__ is not Channel:
+                self._publish_elsewhere(channel, message, exchange, routing_key, mandatory)
+            elif tracker is None:
+                channel.basic_publish(message, exchange, routing_key, mandatory)
+            else:
+                entry = Unconfirmed(
+                    message, exchange, routing_key, mandatory, headers, len(message.body)
+                )
+                channel.basic_publish(message, exchange, routing_key, mandatory, entry=entry)
+        except Exception as exc:
+            raise self._translated(exc) from exc.__cause__
+
+    def _publish_elsewhere(
+        self,
+        channel: Any,
+        message: Any,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool | None,
+    ) -> None:
+        """Publish on a channel of another driver."""
+        channel.basic_publish(
+            message, exchange=exchange, routing_key=routing_key, mandatory=bool(mandatory)
+        )
+        tracker = self._tracker
+        counted = getattr(channel, "tracker", None) is tracker
+        if tracker is not None and counted:
+            size = len(message.body)
+            entry = Unconfirmed(message, exchange, routing_key, mandatory, None, size)
+            # Not before: what that driver refuses must not be counted.
+            tracker.add(entry, channel.life)
+
+    # -- confirms
+
+    def confirm_select(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def pump(self, timeout: float | None = None) -> None:
+        limit = within(self._timeout if timeout is None else timeout)
+        try:
+            channel = self.channel
+            if self._ours:
+                channel.pump(limit)
+            else:
+                channel.connection.drain_events(timeout=limit)
+        except DrainTimeout:
+            raise
+        except TimeoutError as exc:
+            raise DrainTimeout(f"nothing came within {limit:g} seconds") from exc
+        except Exception as exc:
+            raise self._translated(exc) from exc.__cause__
+
+    def _await_window(self, tracker: Tracker) -> None:
+        limit = within(self._timeout)
+        deadline = monotonic() + limit
+        while tracker.full:
+            if tracker.outstanding >= _MANY:
+                sleep(_GATHER)
+            left = deadline - monotonic()
+            try:
+                if left <= 0:
+                    raise DrainTimeout
+                self.pump(left)
+            except DrainTimeout as exc:
+                raise ConfirmTimeout(
+                    f"{tracker.outstanding} messages were not confirmed, so that the window"
+                    f" stayed full for {limit:g} seconds; this message was not sent",
+                    tracker.unconfirmed(),
+                ) from exc
+
+
+def _prepare(
+    content_type: Any, content_encoding: Any, delivery_mode: Any, priority: Any
+) -> tuple[dict[str, Any], bytes]:
+    given = {
+        "content_type": content_type,
+        "content_encoding": content_encoding,
+        "delivery_mode": delivery_mode,
+        "priority": priority,
+    }
+    template = {name: value for name, value in given.items() if value is not None}
+    encoded = encode_properties(template)
+    if len(_prepared) >= _CACHED:
+        _prepared.clear()
+    _prepared[content_type, content_encoding, delivery_mode, priority] = template, encoded
+    return template, encoded
