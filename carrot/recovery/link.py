@@ -7,13 +7,15 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
 from carrot.exceptions import ConnectionClosed, ConnectionLost
 from carrot.recovery.bells import Bells
-from carrot.recovery.connecting import Connector, may_pass
+from carrot.recovery.connecting import Connector, is_lost, may_pass
 from carrot.utils import time_left, time_limit
 
 __all__ = ["Link"]
@@ -39,6 +41,10 @@ class Link:
         new --> connecting --> open --> recovering --> open ...
          ^          |           |           |
          `----------'           `-> closed <'   from any state; reopen() makes it new
+
+    A driver that has an attribute ``on_lost``, ``None`` at first, is asked to
+    call it with the error when it loses its connection; from others that is
+    heard when they are used next.
 
     A thread of its own recovers a lost connection; the others wait for it,
     each no longer than it may. Threads share a link.
@@ -201,6 +207,8 @@ class Link:
             self.driver = driver
             if state == "recovering":
                 self.generation += 1
+            if getattr(driver, "on_lost", driver) is None:
+                driver.on_lost = partial(_heard, weakref.ref(self), self.generation)
 
     def _opened(self, state: str) -> None:
         with self.lock:
@@ -360,6 +368,17 @@ class Link:
             listener(state, cause)
         except Exception:
             logger.exception("on_state(%r) failed", state)
+
+
+def _heard(reference: weakref.ref[Link], generation: int, error: Exception) -> None:
+    """Hear from the driver that it lost its connection, perhaps while nobody used it.
+
+    Called with whatever locks the driver holds: the rest is another thread's.
+    """
+    link = reference()
+    if link is not None and link.state == "open" and is_lost(error, None):
+        with suppress(RuntimeError):  # no threads any more: the interpreter exits
+            threading.Thread(target=link.lose, args=(generation, error), daemon=True).start()
 
 
 def _never() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -224,3 +226,44 @@ def test_07_a_message_that_is_too_large(rabbitmq_newest: VirtualHost) -> None:
         other.close()
         assert connection.stats()["reconnects"] == 0
     assert sorted(set(arrived(rabbitmq_newest))) == list(range(7))
+
+
+def test_a_loss_that_nobody_is_there_to_meet(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """What an idle publisher sent last is sent again as soon as the broker is back."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        publisher = publisher_to(connection)
+        send(publisher, range(1))
+        publisher.flush()
+        link.stall("up")
+        send(publisher, range(1, 3))
+        link.cut()
+        link.heal()
+        wait_until(lambda: connection.stats()["confirmed"] == 3)
+        assert (connection.state, connection.stats()["reconnects"]) == ("open", 1)
+    assert arrived(rabbitmq) == [0, 1, 2]
+
+
+PROGRAM = """
+import sys
+from carrot.connection import BrokerConnection
+from carrot.messaging import Publisher
+
+publisher = Publisher(BrokerConnection(sys.argv[1]), routing_key="q", confirm_window=10_000)
+for number in range(2_000):
+    publisher.send({"number": number})
+"""
+
+
+def test_a_program_that_ends_without_flushing(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """The exit of the interpreter waits for confirms, for a few seconds at most."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    link.delay(0.05)
+    subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM, link.url], check=True)
+    assert arrived(rabbitmq) == list(range(2_000))
+    link.stall(after=20_000, direction="up")
+    command = [sys.executable, "-c", PROGRAM, link.url]
+    silenced = subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=True)
+    assert b"were not accepted" in silenced.stderr

@@ -243,3 +243,17 @@ def test_a_deleted_queue_ends_its_consumer_without_recovery(broker: Hub) -> None
         connection.create_backend().queue_delete("q")
         with pytest.raises(NotFound, match="'q'"):
             consumer.wait()
+
+
+def test_a_loss_is_heard_while_nobody_uses_the_connection(
+    broker: Hub, connection: BrokerConnection
+) -> None:
+    """What is not confirmed is sent again without waiting for the next use."""
+    worker(connection, queue="q")
+    publisher = Publisher(connection, routing_key="q")
+    broker.lose_confirms(1)
+    publisher.send("x")
+    broker.drop_connections()
+    wait_until(lambda: connection.stats()["confirmed"] == 1)
+    assert connection.state == "open"
+    publisher.close()
