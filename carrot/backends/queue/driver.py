@@ -41,6 +41,9 @@ class _Seen(threading.local):
 class Connection:
     """A connection to the broker of a :class:`~carrot.backends.queue.Hub`."""
 
+    #: Called with the error when the connection breaks.
+    on_lost: Callable[[ConnectionLost], object] | None = None
+
     def __init__(self, hub: Hub, raw: broker.Connection) -> None:
         self.hub = hub
         #: The broker's side; to be used under the lock of the hub.
@@ -95,7 +98,10 @@ class Connection:
 
     def lose(self, reason: str) -> None:
         """Break, as when the network does."""
-        self._end(ConnectionLost(f"lost the connection to memory://{self.hub.name}: {reason}"))
+        fault = ConnectionLost(f"lost the connection to memory://{self.hub.name}: {reason}")
+        self._end(fault)
+        if self.on_lost is not None:
+            self.on_lost(fault)
 
     def _end(self, fault: Exception) -> None:
         with self.hub:
