@@ -43,6 +43,9 @@ Loads = Callable[["bytes | str"], Any]
 _DIGITS = bytes.maketrans(b"0123456789", b"0" * 10)
 #: As many digits as every 64-bit integer can have, and one more.
 _LONG = b"0" * 19
+# What stands before a number, made one; and all that a number has before its exponent.
+_BEFORE = bytes.maketrans(b"[:", b",,")
+_NUMERIC = b"0123456789.-"
 # Before Python 3.12 the standard library nests as deep as the recursion limit
 # (1000) lets it, not as deep as orjson: documents that might nest deeper are
 # the standard library's. A level takes two bytes at least.
@@ -100,6 +103,13 @@ def _standard_loads() -> Loads:
     return loads
 
 
+def _exponent_in(out: bytes) -> bool:
+    # Half the cost of a regular expression and, like it, sometimes wrong about
+    # text, never about numbers.
+    rest = out.translate(_BEFORE, _NUMERIC)
+    return rest.find(b",e") >= 0 or rest.startswith(b"e")
+
+
 def codec(orjson: ModuleType | None) -> tuple[Dumps, Loads]:
     """Return the functions that encode and decode JSON.
 
@@ -125,7 +135,8 @@ def codec(orjson: ModuleType | None) -> tuple[Dumps, Loads]:
         if (
             out.find(b"null") < 0
             and out.find(b"0.0000") < 0
-            and out.translate(_DIGITS).find(b"0e") < 0
+            # A digit before an e is in most UUIDs too: only then a closer look.
+            and (out.translate(_DIGITS).find(b"0e") < 0 or not _exponent_in(out))
         ):
             return out
         return standard_dumps(data)
