@@ -187,9 +187,15 @@ def _version(programs: Path) -> tuple[int, int]:
 
 @functools.cache
 def _docker(image: str, otherwise: str) -> Docker:
+    # Asks for the image, and with that whether there is an engine; a test run
+    # is no time to load it.
     try:
-        subprocess.run(["docker", "info"], check=True, capture_output=True, timeout=15)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NoServer(f"{otherwise}, and no Docker engine answers ({error})") from None
+        subprocess.run(
+            ["docker", "image", "inspect", image], check=True, capture_output=True, timeout=15
+        )
+    except (OSError, subprocess.SubprocessError):
+        raise NoServer(
+            f"{otherwise}, and Docker has no image {image}: docker pull it"
+        ) from None
     major, minor = image.split(":")[1].split(".")
     return Docker((int(major), int(minor)), "", image)
