@@ -19,7 +19,7 @@ from carrot.exceptions import (
     ConnectionLimitExceeded,
     NotSupported,
 )
-from carrot.options import set_options
+from carrot.options import checked_seconds, set_options
 from carrot.pool import ConnectionPool
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class BrokerConnection:
         self.pool = pool
         known = ("hostname", "userid", "password", "virtual_host", "port", "_hosts")
         settled = conninfo.settle(_under_todays_names(options))
+        for name in ("timeout", "connect_timeout", "heartbeat"):
+            checked_seconds(settled.get(name), name)
         set_options(self, settled, (*known, *self._options))
 
     # -- state
@@ -279,6 +281,8 @@ class BrokerConnection:
             ``None`` waits as long as it takes, through lost connections too.
         :raises DrainTimeout: nothing came (a :exc:`TimeoutError`).
         """
+        if timeout is not None:
+            checked_seconds(timeout, "timeout")
         return self._session.drain(timeout)
 
     def close(self) -> None:
@@ -394,12 +398,13 @@ def get_django_conninfo(settings: Any = None) -> dict[str, Any]:
     """
     if settings is None:
         try:
-            from django.conf import settings
+            from django import conf
         except ModuleNotFoundError as exc:
             raise ConfigurationError(
                 "Django is not installed: pip install carrot[django]; or pass settings=,"
                 " an object with the settings as attributes"
             ) from exc
+        settings = conf.settings
     return conninfo.from_django(settings)
 
 

@@ -197,10 +197,17 @@ class ChannelError(BrokerError):
     #: What the broker said.
     reply_text: str
 
+    #: What the application can do about it.
+    _remedy = ""
+
     def __init__(self, reply_code: int = 0, reply_text: str = "", *args: Any) -> None:
         super().__init__(reply_code, reply_text, *args)
         self.reply_code = reply_code
         self.reply_text = reply_text
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}; {self._remedy}" if self._remedy else text
 
     @property
     def amqp_reply_code(self) -> int:
@@ -216,17 +223,25 @@ class ChannelError(BrokerError):
 class NotFound(ChannelError):
     """The queue or exchange does not exist (404)."""
 
+    _remedy = "declare it first, or correct its name or the connection's virtual_host"
+
 
 class AccessRefused(ChannelError):
     """The user may not do this (403)."""
+
+    _remedy = "choose another name, or grant the user the permission"
 
 
 class ResourceLocked(ChannelError):
     """Another connection holds the queue exclusively (405)."""
 
+    _remedy = "use that connection, or declare the queue without exclusive=True"
+
 
 class PreconditionFailed(ChannelError):
     """The broker's state contradicts the operation (406)."""
+
+    _remedy = "make it agree with what was declared, or delete that; or correct the value"
 
 
 _BY_REPLY_CODE: dict[int, type[ChannelError]] = {

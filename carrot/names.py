@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from carrot.exceptions import ConfigurationError
@@ -20,6 +21,7 @@ __all__ = [
     "priority",
     "properties",
     "shortstr",
+    "table",
 ]
 
 #: The delivery modes by name: 2 survives a restart of the broker, 1 does not.
@@ -113,6 +115,39 @@ def posix_time(value: Any) -> int:
     if not 0 <= value < 2**63:
         raise ConfigurationError(f"timestamp must not be before 1970, nor {value!r:.60}")
     return int(value)
+
+
+def table(value: Any, what: str) -> Mapping[str, Any]:
+    """Return a dictionary, if AMQP can carry it as a table.
+
+    :param what: what it is, for the error.
+    :raises ConfigurationError: it is no dictionary, or holds what AMQP has no type for.
+    """
+    if not isinstance(value, Mapping):
+        raise _WrongType(f"{what} must be a dictionary of names and values, not {value!r:.60}")
+    for name, item in value.items():
+        shortstr(name, f"a name in {what}")
+        _check_item(item, f"{what}[{name!r}]")
+    return value
+
+
+def _check_item(value: Any, what: str) -> None:
+    if isinstance(value, Mapping):
+        table(value, what)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_item(item, what)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigurationError(f"{what} is {value}: AMQP has integers of 64 bits at most")
+    elif value is not None and not isinstance(value, _TABLE_TYPES):
+        known = ", ".join(sorted(each.__name__ for each in _TABLE_TYPES))
+        raise _WrongType(
+            f"{what} is a {type(value).__name__}, which AMQP has not; it has {known},"
+            " and lists and dictionaries of these"
+        )
+
+
+_TABLE_TYPES = (str, bytes, bool, int, float, Decimal, datetime)
 
 
 def _short(name: str) -> Callable[[Any], str]:

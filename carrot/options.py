@@ -40,19 +40,33 @@ def warn_unknown_option(owner: object, name: str, known: Iterable[str]) -> None:
     )
 
 
-def checked_count(value: Any, what: str) -> int:
+def checked_count(value: Any, what: str, least: int = 0, most: int | None = None) -> int:
     """Return a number of things, 0 for ``None``.
 
     :param what: what is counted, for the error.
-    :raises ConfigurationError: it is no whole number from 0 up.
+    :raises ConfigurationError: it is no whole number from *least* to *most*.
     """
     if value is None:
         return 0
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigurationError(
-            f"{what} must be a whole number from 0 up, or None, not {value!r:.60}"
-        )
-    return value
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not number or value < least or (most is not None and value > most):
+        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise ConfigurationError(f"{what} must be a whole number {bounds}, not {value!r:.60}")
+    count: int = value
+    return count
+
+
+def checked_seconds(value: Any, what: str) -> float | None:
+    """Return a length of time in seconds, ``None`` for ``None``.
+
+    :param what: what takes this long, for the error.
+    :raises ConfigurationError: it is no number from 0 up.
+    """
+    if value is None or (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    ):
+        return value
+    raise ConfigurationError(f"{what} must be a number of seconds from 0 up, not {value!r:.60}")
 
 
 def _application_level() -> int:

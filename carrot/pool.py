@@ -7,7 +7,8 @@ import threading
 from time import monotonic
 from typing import Any
 
-from carrot.exceptions import ConfigurationError, ConnectionLimitExceeded
+from carrot.exceptions import ConnectionLimitExceeded
+from carrot.options import checked_count, checked_seconds
 
 __all__ = ["ConnectionPool"]
 
@@ -34,8 +35,8 @@ class ConnectionPool:
         max: int | None = None,
         preload: bool = True,
     ) -> None:
-        if max is not None and max < 1:
-            raise ConfigurationError(f"a pool must lend at least 1 connection, not max={max}")
+        checked_count(min, "min")
+        checked_count(max, "max", least=1)
         self.source_connection = source_connection
         self.min = min if max is None or min < max else max
         self.max = max
@@ -67,6 +68,8 @@ class ConnectionPool:
         :param connect_timeout: the connection's, while it is lent.
         :raises ConnectionLimitExceeded: all are in use (still, after *timeout*).
         """
+        checked_seconds(timeout, "timeout")
+        checked_seconds(connect_timeout, "connect_timeout")
         deadline = None if timeout is None else monotonic() + timeout
         with self._changed:
             while self.max is not None and len(self._lent) >= self.max:

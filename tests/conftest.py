@@ -1,6 +1,10 @@
 """What all tests share."""
 
 import hypothesis
+import pytest
+
+# Before anything imports it: its assertions shall tell what they compared.
+pytest.register_assert_rewrite("carrot.testing.contract")
 
 pytest_plugins = ["tests.servers.fixtures"]
 

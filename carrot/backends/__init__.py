@@ -84,7 +84,7 @@ def get_backend_cls(backend: str | type[Any] | None = None) -> type[Any]:
 
 def _remedy(backend: str, missing: str) -> str:
     if backend in BACKEND_ALIASES or backend in BACKEND_ALIASES.values():
-        return f"install it: pip install {missing}"
+        return f"install it: pip install {missing.partition('.')[0]}"
     known = ", ".join(sorted(BACKEND_ALIASES))
     return f"is the path right, or one of {known} meant?"
 

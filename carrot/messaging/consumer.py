@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from carrot.backends import get_backend_cls
 from carrot.exceptions import ConfigurationError, ConnectionClosed, PreconditionFailed
 from carrot.messaging.receiver import Receiver
-from carrot.names import shortstr
+from carrot.names import shortstr, table
 from carrot.options import checked_count, set_options
 from carrot.utils import gen_unique_id
 
@@ -112,6 +112,9 @@ class Consumer(Receiver):
             self.auto_delete = True
         shortstr(self.queue, "queue")
         shortstr(self.exchange, "exchange")
+        shortstr(self.exchange_type, "exchange_type")
+        if self.queue_arguments is not None:
+            table(self.queue_arguments, "queue_arguments")
         self._settle_receiving()
         self.consumer_tag = self._generate_consumer_tag()
         self._owns_backend = backend is None
@@ -182,7 +185,7 @@ class Consumer(Receiver):
                     "the routing_key of a headers exchange is a dictionary of headers to match,"
                     f" not {routing_key!r}"
                 )
-            routing_key, arguments = "", routing_key or {}
+            routing_key, arguments = "", table(routing_key or {}, "routing_key")
         self.backend.queue_bind(
             queue=self.queue,
             exchange=self.exchange,
@@ -347,7 +350,7 @@ class Consumer(Receiver):
         :param prefetch_count: messages; 0 is no bound.
         :param apply_global: for the whole channel, not for each of its consumers.
         """
-        return self.backend.qos(prefetch_size, prefetch_count, apply_global)
+        return bound_unsettled(self.backend, prefetch_size, prefetch_count, apply_global)
 
     def flow(self, active: bool) -> Any:
         """Ask the broker to pause (``False``) or resume deliveries."""
@@ -421,6 +424,15 @@ class Consumer(Receiver):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def bound_unsettled(
+    backend: Any, prefetch_size: int, prefetch_count: int, apply_global: bool
+) -> Any:
+    """Check the bounds that :meth:`Consumer.qos` was given, and set them."""
+    checked_count(prefetch_size, "prefetch_size", most=2**32 - 1)
+    checked_count(prefetch_count, "prefetch_count", most=2**16 - 1)
+    return backend.qos(prefetch_size, prefetch_count, apply_global)
 
 
 def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:

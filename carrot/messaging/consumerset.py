@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from carrot.exceptions import ConnectionClosed
-from carrot.messaging.consumer import Consumer, consume_events
+from carrot.messaging.consumer import Consumer, bound_unsettled, consume_events
 from carrot.messaging.receiver import Receiver
 from carrot.options import checked_count, set_options
 
@@ -155,7 +155,7 @@ class ConsumerSet(Receiver):
         self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
     ) -> Any:
         """Bound unsettled messages; see :meth:`Consumer.qos`."""
-        return self.backend.qos(prefetch_size, prefetch_count, apply_global)
+        return bound_unsettled(self.backend, prefetch_size, prefetch_count, apply_global)
 
     def cancel(self) -> None:
         """End every subscription."""

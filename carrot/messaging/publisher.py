@@ -16,7 +16,7 @@ from carrot.exceptions import (
     NotSupported,
     PublishError,
 )
-from carrot.options import set_options
+from carrot.options import checked_count, checked_seconds, set_options
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -101,6 +101,7 @@ class Publisher:
         given = dict(options, exchange=exchange, routing_key=routing_key)
         set_options(self, given, (*self._init_opts, "exchange", "routing_key"))
         names.shortstr(self.exchange, "exchange")
+        names.shortstr(self.exchange_type, "exchange_type")
         if self.exchange_type != "headers":
             names.shortstr(self.routing_key, "routing_key")
         self.delivery_mode = names.delivery_mode(self.delivery_mode)
@@ -130,6 +131,8 @@ class Publisher:
                     f"{self.backend!r} knows no publisher confirms; leave confirm=True out"
                 )
             return None
+        checked_count(self.confirm_window, "confirm_window", least=1)
+        checked_count(self.confirm_window_bytes, "confirm_window_bytes", least=1)
         tracker = Tracker(self.confirm_window, self.confirm_window_bytes)
         self.backend.confirm_select(tracker)
         return tracker
@@ -254,8 +257,9 @@ class Publisher:
         elif exchange != self.exchange:
             names.shortstr(exchange, "exchange")
         if (
-            correlation_id is reply_to is expiration is message_id is None
-            and timestamp is type is user_id is app_id is None
+            (correlation_id is None and reply_to is None and expiration is None)
+            and (message_id is None and timestamp is None and type is None)
+            and (user_id is None and app_id is None)
         ):
             message = self.create_message(
                 message_data,
@@ -300,6 +304,7 @@ class Publisher:
             :class:`PublishNacked`, :class:`PublishRefused`,
             :class:`ConfirmTimeout`.
         """
+        checked_seconds(timeout, "timeout")
         if self._tracker is None:
             return
         if self._tracker.outstanding:
@@ -357,7 +362,10 @@ def _encoded(
         try:
             return encoding, message_data.encode(encoding)
         except (LookupError, UnicodeError) as exc:
-            raise EncodeError(f"cannot encode the text as {encoding!r}: {exc}") from exc
+            raise EncodeError(
+                f"cannot encode the text as {encoding!r}: {exc}; choose another"
+                " content_encoding, or send bytes"
+            ) from exc
     if isinstance(message_data, (bytes, bytearray, memoryview)):
         return content_encoding or "binary", bytes(message_data)
     raise EncodeError(

@@ -20,7 +20,13 @@ def as_received(table: Mapping[str, Any] | None) -> dict[str, Any]:
 
     :raises EncodeError: AMQP has no type for a value.
     """
-    return {str(name): _value(name, item) for name, item in (table or {}).items()}
+    return {_name(name): _value(name, item) for name, item in (table or {}).items()}
+
+
+def _name(name: Any) -> str:
+    if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) <= 255:
+        return name
+    raise EncodeError(f"names in a table are str of at most 255 bytes, not {name!r:.60}")
 
 
 def _value(name: str, value: Any) -> Any:
