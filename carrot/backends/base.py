@@ -182,6 +182,10 @@ class BaseBackend:
     #:     :meth:`confirm_select`, :meth:`pump` and mandatory returns work.
     #: ``"stop"``
     #:     :meth:`stop` ends a blocked :meth:`consume`.
+    #: ``"bearers"``
+    #:     Messages know the channel that bore them: :meth:`ack`,
+    #:     :meth:`reject` and :meth:`requeue` send nothing when it is gone,
+    #:     log a warning, and count ``stale_settles`` on the connection.
     features: ClassVar[frozenset[str]] = frozenset()
 
     #: Port to connect to where the connection names none.

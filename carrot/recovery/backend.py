@@ -193,12 +193,16 @@ class RecoveringBackend(PublishingBackend):
                     if not self._met(inner, exc):
                         raise
                     continue
-                return _guarded(message, guard)
+                if self._guarding:
+                    _guard(message, guard)
+                return message
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return the driver's message as a :class:`BaseMessage`."""
         guard = self.receiving
-        return _guarded(guard.inner.message_to_python(raw_message), guard)
+        message = guard.inner.message_to_python(raw_message)
+        _guard(message, guard)
+        return message
 
     def declare_consumer(
         self,
@@ -351,13 +355,12 @@ class RecoveringBackend(PublishingBackend):
                 _close_quietly(self._inner)
 
 
-def _guarded(message: Any, guard: Guard) -> Any:
+def _guard(message: Any, guard: Guard) -> None:
     try:
         if message.backend is guard.inner:
             message.backend = guard
     except AttributeError:
         pass  # whatever it is, it settles itself
-    return message
 
 
 def _close_quietly(inner: Any) -> None:

@@ -95,6 +95,9 @@ class Replaceable:
         self._generation = generation
         # Of the inner backend, so that no frame stands between.
         self.prepare_message: Callable[..., Any] = inner.prepare_message
+        self._guarding = "bearers" not in getattr(inner, "features", ())
+        if not self._guarding:
+            self.message_to_python: Callable[..., Any] = inner.message_to_python
         self._inner = inner
 
     def put(self, inner: Any, guard: Guard, generation: int) -> bool:

@@ -19,7 +19,13 @@ from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.message import DeliveryTag, Message
 from carrot.backends.pyamqplib.sending import SendingBackend
-from carrot.exceptions import ChannelError, NotFound, NotSupported, ResourceLocked
+from carrot.exceptions import (
+    ChannelError,
+    ConnectionLost,
+    NotFound,
+    NotSupported,
+    ResourceLocked,
+)
 
 __all__ = [
     "DEFAULT_PORT",
@@ -45,7 +51,14 @@ class Backend(SendingBackend):
     """
 
     features: ClassVar[frozenset[str]] = frozenset(
-        ["properties", "exchange_arguments", "consumer_arguments", "confirms", "stop"]
+        [
+            "properties",
+            "exchange_arguments",
+            "consumer_arguments",
+            "confirms",
+            "stop",
+            "bearers",
+        ]
     )
     Message = Message
 
@@ -229,7 +242,9 @@ class Backend(SendingBackend):
                 if getattr(channel, method)(delivery_tag, **arguments) is not False:
                     return
             except Exception as exc:
-                raise self._translated(exc) from exc.__cause__
+                error = self._translated(exc)
+                if not isinstance(error, ConnectionLost):
+                    raise error from exc.__cause__
         self.stale_settles += 1
         count = getattr(self.connection, "count", None)
         if count is not None:

@@ -1,103 +1,18 @@
-"""Publisher confirms, counted: which messages the broker has not answered for yet.
-
-Pure: no socket, no thread, no clock. A backend enters each message and passes
-on what the broker says; whoever waits, waits elsewhere.
-
-The life of a message in a :class:`Tracker`::
-
-    add() --> in flight -- ack ------------------> confirmed
-                 |  `----- bounced, then ack ----> failed (Unroutable)
-                 |  `----- nack -----------------> failed (PublishNacked)
-                 |  `----- fail() ---------------> failed (what fail() was given)
-                 `-- restart() --> owed -- add() again, in order --> in flight
-"""
+"""The window of unconfirmed messages."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from carrot.exceptions import (
-    ChannelError,
-    ConfirmTimeout,
-    PublishError,
-    PublishNacked,
-    Unroutable,
-    publish_refused,
-)
+from carrot.confirms.failures import publish_error
+from carrot.confirms.unconfirmed import Unconfirmed
+from carrot.exceptions import ChannelError, PublishNacked, Unroutable
 
-__all__ = ["Tracker", "Unconfirmed", "publish_error"]
-
-
-class Unconfirmed:
-    """A message that was sent and is not confirmed, with what it takes to send it again."""
-
-    __slots__ = (
-        "error",
-        "exchange",
-        "headers",
-        "mandatory",
-        "message",
-        "number",
-        "routing_key",
-        "settled",
-        "size",
-    )
-
-    #: What ``prepare_message`` of the backend returned.
-    message: Any
-    exchange: str
-    routing_key: str
-    mandatory: bool
-    headers: Mapping[str, Any] | None
-    #: Bytes of the body, counted against the tracker's ``max_bytes``.
-    size: int
-    #: Why the broker has not taken the message; ``None`` while that is open.
-    error: Exception | None
-    #: Position among all messages of the tracker, from 1; kept when sent again.
-    number: int
-    #: Whether the tracker is done with it.
-    settled: bool
-
-    def __init__(
-        self,
-        message: Any,
-        exchange: str | None,
-        routing_key: str | None,
-        mandatory: bool | None = False,
-        headers: Mapping[str, Any] | None = None,
-        size: int = 0,
-    ) -> None:
-        self.message = message
-        self.exchange = exchange or ""
-        self.routing_key = routing_key or ""
-        self.mandatory = bool(mandatory)
-        self.headers = headers
-        self.size = size
-        self.error = None
-        self.number = 0
-        self.settled = False
-
-    @property
-    def body(self) -> Any:
-        """The encoded body."""
-        return getattr(self.message, "body", self.message)
-
-    @property
-    def properties(self) -> Mapping[str, Any]:
-        """The message's properties under their AMQP names."""
-        properties: Mapping[str, Any] = getattr(self.message, "properties", None) or {}
-        return properties
-
-    def __repr__(self) -> str:
-        state = "unconfirmed" if self.error is None else type(self.error).__name__
-        return (
-            f"<Unconfirmed #{self.number} {state}, {self.size} bytes"
-            f" to {self.exchange!r} {self.routing_key!r}>"
-        )
+__all__ = ["Tracker"]
 
 
 class Tracker:
@@ -445,63 +360,3 @@ def _same_body(entry: Unconfirmed, body: Any) -> bool:
     if isinstance(mine, str) and isinstance(body, bytes):
         return mine.encode() == body or entry.size == len(body)
     return entry.size == len(body)
-
-
-# -- telling the application
-
-
-def publish_error(failures: list[Unconfirmed]) -> PublishError:
-    """Return the error that reports *failures*, of the class that fits them all."""
-    errors = [entry.error for entry in failures]
-    first = errors[0]
-    text = f"{_count(failures)} to {_destinations(failures)}"
-    if all(isinstance(error, Unroutable) for error in errors):
-        return Unroutable(
-            f"{text} returned by the broker ({first}): no queue is bound there;"
-            " declare the consumer first, or send without mandatory=True",
-            failures,
-        )
-    if all(isinstance(error, PublishNacked) for error in errors):
-        return PublishNacked(
-            f"{text} refused by the broker (nacked): a queue is full and rejects more,"
-            " or could not store them; send them again later",
-            failures,
-        )
-    if isinstance(first, ChannelError) and all(
-        isinstance(error, ChannelError) and error.reply_code == first.reply_code
-        for error in errors
-    ):
-        return publish_refused(
-            first.reply_code,
-            first.reply_text,
-            f"{text} refused by the broker, which closed the channel:"
-            f" {first.reply_code} {first.reply_text}{_REMEDIES.get(first.reply_code, '')}",
-            failures,
-        )
-    if all(isinstance(error, ConfirmTimeout) for error in errors):
-        return ConfirmTimeout(
-            f"{text} not confirmed in time: {first}; they may or may not arrive;"
-            " allow more time (timeout=), or send them again and expect duplicates",
-            failures,
-        )
-    reasons = ", ".join(sorted({f"{type(e).__name__}: {e}" for e in errors}))
-    return PublishError(f"{text} not accepted ({reasons}); see .messages", failures)
-
-
-_REMEDIES = {
-    403: "; grant the user the permission to write to the exchange",
-    404: "; declare the exchange before sending to it",
-    406: "; send smaller messages or correct their properties (see what the broker says)",
-}
-
-
-def _count(failures: list[Unconfirmed]) -> str:
-    return "1 message" if len(failures) == 1 else f"{len(failures)} messages"
-
-
-def _destinations(failures: list[Unconfirmed]) -> str:
-    places = dict.fromkeys((entry.exchange, entry.routing_key) for entry in failures)
-    (exchange, routing_key), *others = places
-    more = f" (and {len(others)} other destinations)" if others else ""
-    verb = "was" if len(failures) == 1 else "were"
-    return f"exchange {exchange!r} with routing key {routing_key!r}{more} {verb}"
