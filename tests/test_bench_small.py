@@ -43,7 +43,7 @@ def some_results() -> Results:
             sample("publish", "rabbitmq-c", "plain", fast),
             sample("consume", "carrot", "window", slow, size="1m"),
             sample("latency", "carrot", "window", late),
-            sample("latency", "pika", "plain", late),
+            sample("latency", "pika", "each", late),
         ],
         {"rabbitpy": "not installed"},
     )

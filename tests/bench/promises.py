@@ -18,9 +18,8 @@ _KOMBU: tuple[Who, ...] = (("kombu", "plain"),)
 _AMQPSTORM: tuple[Who, ...] = (("amqpstorm", "plain"),)
 _RABBITMQ_C: tuple[Who, ...] = (("rabbitmq-c", "plain"),)
 _LIMIT: tuple[Who, ...] = (("raw", "window"),)
-_PEERS: tuple[Who, ...] = tuple(
-    (c.client, c.mode) for c in CONTENDERS if c.is_peer and c.mode == "plain"
-)
+_PEERS: tuple[Who, ...] = tuple(c.who for c in CONTENDERS if c.is_peer and c.mode == "plain")
+_EACH: tuple[Who, ...] = tuple(c.who for c in CONTENDERS if c.is_peer and c.mode == "each")
 _CONFIRMING: tuple[Who, ...] = (("kombu", "each"), ("pika", "each"), ("amqpstorm", "each"))
 
 
@@ -97,9 +96,29 @@ PROMISES = (
     Promise(
         "carrot's / the best peer's", "consume", _LARGE, "rate", _CONFIRMED, _PEERS, 1.0, True
     ),
-    Promise("median / the best peer's", "latency", _SMALL, "p50", _CONFIRMED, _PEERS, 1.0),
     Promise(
-        "99th percentile / the best peer's", "latency", _SMALL, "p99", _CONFIRMED, _PEERS, 1.0
+        "confirmed / the best peer's, median", "latency", _SMALL, "p50", _CONFIRMED, _EACH, 1.0
+    ),
+    Promise(
+        "confirmed / the best peer's, 99 %", "latency", _SMALL, "p99", _CONFIRMED, _EACH, 1.0
+    ),
+    Promise(
+        "unconfirmed / the best peer's, median",
+        "latency",
+        _SMALL,
+        "p50",
+        _UNCONFIRMED,
+        _PEERS,
+        1.0,
+    ),
+    Promise(
+        "unconfirmed / the best peer's, 99 %",
+        "latency",
+        _SMALL,
+        "p99",
+        _UNCONFIRMED,
+        _PEERS,
+        1.0,
     ),
 )
 
@@ -140,10 +159,7 @@ def best(rows: list[Row], figure: str, *, highest: bool = False) -> Row | None:
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Yield what the results say of each promise of which they say anything."""
     for promise in PROMISES:
-        rows = {
-            (row.contender.client, row.contender.mode): row
-            for row in results.rows(promise.task, promise.size)
-        }
+        rows = {row.contender.who: row for row in results.rows(promise.task, promise.size)}
         ours = rows.get(promise.ours)
         others = [rows[who] for who in promise.others if who in rows]
         other = best(others, promise.figure, highest=promise.at_least)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.bench.plan import SIZES, Contender
+from tests.bench.plan import SIZES
 from tests.bench.promises import best, verdicts
 from tests.bench.results import Results, Row, Spread
 
@@ -17,7 +17,7 @@ _TASKS = {
     "latency": "Latency at 100 a second",
 }
 _LINKS = {"near": "", "far": ", 10 ms away"}
-_NATIVE = Contender("rabbitmq-c", "plain", consumes=True)
+_NATIVE = ("rabbitmq-c", "plain")
 #: Bytes of a message above which megabytes a second say more.
 _LARGE = 4096
 
@@ -60,7 +60,7 @@ _FIGURES = {"cpu": "CPU", "rate": "messages/s", "p50": "ms", "p99": "ms"}
 
 def _speed_lines(rows: list[Row], size: int) -> list[list[str]]:
     peer = best([row for row in rows if row.contender.is_peer], "cpu")
-    native = next((row for row in rows if row.contender == _NATIVE), None)
+    native = next((row for row in rows if row.contender.who == _NATIVE), None)
     lines = [["client", "us of CPU", "min-max", "/ best peer", "/ rabbitmq-c"]]
     lines[0] += ["messages/s", "min-max"] + ["MB/s"] * (size > _LARGE)
     for row in rows:
@@ -75,11 +75,16 @@ def _speed_lines(rows: list[Row], size: int) -> list[list[str]]:
 
 
 def _latency_lines(rows: list[Row]) -> list[list[str]]:
-    lines = [["client", "p50", "min-max", "/ best peer", "p99", "min-max", "/ best peer"]]
+    lines = [["client", "p50", "min-max", "/ best alike", "p99", "min-max", "/ best alike"]]
     for row in rows:
         line = [row.contender.name]
+        alike = [
+            other
+            for other in rows
+            if other.contender.is_confirmed == row.contender.is_confirmed
+        ]
         for figure in ("p50", "p99"):
-            peer = best([row for row in rows if row.contender.is_peer], figure)
+            peer = best([other for other in alike if other.contender.is_peer], figure)
             spread = row.figures[figure]
             line += [*_cells(spread, _three_digits), _ratio(spread, peer, figure)]
         lines.append(line)

@@ -75,7 +75,7 @@ class Results:
         return [
             Row(contender, {name: Spread.of(each) for name, each in measured.items()})
             for contender in CONTENDERS
-            if (measured := figures.get((contender.client, contender.mode)))
+            if (measured := figures.get(contender.who))
         ]
 
 

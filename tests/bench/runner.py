@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -84,9 +85,9 @@ def steps(scale: Scale, sizes: list[str], contenders: tuple[Contender, ...]) -> 
             for contender in order:
                 if link == FAR:
                     yield Step(number, "publish", small, link, contender)
-                if contender.consumes:
-                    if link == FAR:
-                        yield Step(number, "consume", small, link, contender)
+                if link == FAR and contender.consumes:
+                    yield Step(number, "consume", small, link, contender)
+                if contender.paced:
                     yield Step(number, "latency", small, link, contender)
 
 
@@ -126,9 +127,15 @@ class PythonWorker:
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.kill()
+        process.wait()
+        self._reader.join()
+        with contextlib.suppress(OSError):  # what was on its way to a dead process
+            process.stdin.close()
+        self._log.close()
 
     def _launch(self) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
@@ -141,9 +148,10 @@ class PythonWorker:
             text=True,
         )
         self._answers = queue.SimpleQueue()
-        threading.Thread(
+        self._reader = threading.Thread(
             target=_read, args=(self._process.stdout, self._answers), daemon=True
-        ).start()
+        )
+        self._reader.start()
 
     def _complaints(self) -> str:
         self._log.seek(0)
