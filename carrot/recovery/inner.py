@@ -68,7 +68,7 @@ class Replaceable:
         #: What is being restored: a consumer tag, a message, ``"qos"``.
         self._restoring: Any = None
         #: Found out while restoring; for the thread that consumes to raise.
-        self._pending: list[Exception] = []
+        self.pending: list[Exception] = []
         inner = self._made(session.generation)
         #: Of the message that is being received.
         self.receiving = Guard(self, inner)
@@ -169,13 +169,13 @@ class Replaceable:
 
     def raise_pending(self) -> None:
         """Raise what was found out while the channel was restored."""
-        if self._pending:
-            raise self._pending.pop(0)
+        if self.pending:
+            raise self.pending.pop(0)
 
     def forked(self) -> None:
         """Forget the channel: it is the parent's."""
         self._lock = threading.RLock()
-        self._pending = []
+        self.pending = []
         self.gate()
 
     # -- restoring
@@ -293,7 +293,7 @@ class Replaceable:
             self._suspicious = True
             return True
         logger.warning("cannot restore %s on %s: %s", what, self._session.host, error)
-        self._pending.append(error)
+        self.pending.append(error)
         self._session.dormant = True  # so that it is raised
         if what == "qos":
             self._qos = None

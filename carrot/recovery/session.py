@@ -106,6 +106,8 @@ class Session(Link):
         for backend in self.backends:
             if backend.is_needed() and not backend.restore(wait=False):
                 self.dormant = True
+            if backend.pending:
+                self.dormant = True
 
     def _new_inner(self) -> Any:
         return self.connection.get_backend_cls()(connection=Attachment(self, self.generation))
