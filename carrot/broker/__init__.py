@@ -12,6 +12,7 @@ Not for several threads at once: :mod:`carrot.backends.queue` guards it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 
@@ -54,6 +55,9 @@ class Broker:
         #: Whether the time matters to anything that was declared or published.
         self.needs_time = False
         self.vhosts: dict[str, VirtualHost] = {}
+        #: Called for each message taken in, with its virtual host, exchange,
+        #: routing key, properties, body and the names of the queues it went to.
+        self.on_publish: Callable[..., object] | None = None
         #: What is due when, the next first; for who only wants to know if
         #: there is anything.
         self.timers: list[tuple[float, int, Queue]] = []

@@ -127,6 +127,11 @@ class Channel(DeclaringChannel):
                 headers = {name: headers[name] for name in headers if name != "BCC"}
                 properties = {**properties, "headers": headers}
         queues = vhost.route(source, keys, headers)
+        if vhost.broker.on_publish is not None:
+            reached = [queue.name for queue in queues]
+            vhost.broker.on_publish(
+                vhost.name, exchange, routing_key, properties, body, reached
+            )
         accepted = True
         for queue in queues:
             if not queue.publish(Message(body, properties, exchange, routing_key, copies)):

@@ -7,7 +7,9 @@ messages back to their old places included.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 __all__ = ["Copies", "Message", "PrioritizedReady", "Ready"]
@@ -140,6 +142,12 @@ class Ready:
         self.__init__()  # type: ignore[misc]
         return count
 
+    def __iter__(self) -> Iterator[Message]:
+        """Iterate over what waits, the head first. For looking, not for delivery."""
+        strays = [message for _, message in self._strays]
+        yield from sorted([*self._returned, *strays], key=attrgetter("position"))
+        yield from self._fresh
+
     def _stray_first(self) -> bool:
         strays, returned = self._strays, self._returned
         return bool(strays) and (not returned or strays[0][0] < returned[0].position)
@@ -162,6 +170,11 @@ class PrioritizedReady:
 
     def __len__(self) -> int:
         return self.count
+
+    def __iter__(self) -> Iterator[Message]:
+        """Iterate over what waits, the head first. For looking, not for delivery."""
+        for lane in reversed(self._lanes):
+            yield from lane
 
     def _lane_of(self, message: Message) -> Ready:
         priority = min(message.properties.get("priority") or 0, len(self._lanes) - 1)

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from carrot.testing.contract import BackendContract, BrokerBehaviours
+    from carrot.testing.memory import ManualClock, MemoryBroker, Sent
 
-__all__ = ["BackendContract", "BrokerBehaviours"]
+__all__ = ["BackendContract", "BrokerBehaviours", "ManualClock", "MemoryBroker", "Sent"]
 
 _HOMES = {
     "BackendContract": "carrot.testing.contract",
     "BrokerBehaviours": "carrot.testing.contract",
+    "ManualClock": "carrot.testing.memory",
+    "MemoryBroker": "carrot.testing.memory",
+    "Sent": "carrot.testing.memory",
 }
 
 
