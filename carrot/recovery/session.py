@@ -140,7 +140,6 @@ class Session(Link):
         for backend in self.backends:
             if backend.has_consumers:
                 backend.restore()
-            backend.raise_pending()
 
     def heal(self, drained: Any = None) -> None:
         """Restore the channels that the broker closed, of which a draining thread heard.
@@ -179,6 +178,8 @@ class Session(Link):
                     self._rouse()
             except ConnectionLost as exc:
                 raise DrainTimeout(f"no message came: {exc}") from exc
+            for backend in self.backends:
+                backend.raise_pending()
             generation, driver = self.generation, self.driver
             if self.state != "open":
                 continue
