@@ -33,6 +33,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ class Page:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }
+        if not entry_points(group="pytest11", name="carrot"):  # not installed, just cloned
+            self._environment["PYTEST_PLUGINS"] = "carrot.testing.plugin"
 
     def run(self, blocks: list[Block]) -> None:
         """Run the blocks; :exc:`AssertionError` where the page is wrong."""
