@@ -29,6 +29,7 @@ __all__ = ["Backend", "Channel", "Connection", "Hub", "Message", "Prepared", "hu
 logger = logging.getLogger("carrot.backends.queue")
 
 _DEFAULT_TIMEOUT = 30.0
+_ROOMY = 4096
 #: The properties that :meth:`Backend.prepare_message` is told of by argument.
 _PREPARED = ("delivery_mode", "priority", "content_type", "content_encoding")
 
@@ -338,10 +339,12 @@ class Backend(BaseBackend):
 
         :param properties: further ones, under their AMQP names.
         """
-        if message_data.__class__ is not bytes:
-            message_data = (
-                message_data.encode() if isinstance(message_data, str) else bytes(message_data)
-            )
+        if isinstance(message_data, str):
+            message_data = message_data.encode()
+        elif len(message_data) < _ROOMY or message_data.__class__ is not bytes:
+            # A copy of its own: orjson leaves short bytes in a buffer of 4 KiB,
+            # all of which a message that waits in a queue would hold.
+            message_data = bytes(memoryview(message_data))
         given = (delivery_mode, priority, content_type, content_encoding)
         known, shared = self._shared
         if given != known:
