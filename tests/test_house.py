@@ -244,14 +244,23 @@ def test_files_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
 def test_functions_are_short() -> None:
-    """No function is longer than 60 lines."""
+    """No function is longer than 60 lines, what its docstring promises aside."""
     long = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": length
         for path in sources()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
+        and (length := code_lines(node)) > LONGEST_FUNCTION
     }
     assert long == {}
 

@@ -27,6 +27,21 @@ _Self = TypeVar("_Self", bound="Publisher")
 logger = logging.getLogger("carrot.messaging")
 
 
+#: The properties that :meth:`Publisher.send` takes by keyword, in its order.
+_PROPERTIES = (
+    "correlation_id",
+    "reply_to",
+    "expiration",
+    "message_id",
+    "timestamp",
+    "type",
+    "user_id",
+    "app_id",
+)
+_NONE_GIVEN = (None,) * len(_PROPERTIES)
+_NO_PROPERTIES: dict[str, Any] = {}
+
+
 class Publisher:
     """Sends messages to an exchange.
 
@@ -179,6 +194,8 @@ class Publisher:
                 message_data, serializer or self.serializer
             )
         else:
+            names.shortstr(content_type, "content_type")
+            names.shortstr(content_encoding or "", "content_encoding")
             content_encoding, body = _encoded(message_data, content_type, content_encoding)
         if properties:
             return self.backend.prepare_message(
@@ -240,6 +257,33 @@ class Publisher:
         """
         if self._closed:
             raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
+        exchange, routing_key, headers = self._address(exchange, routing_key, headers)
+        given = (
+            *(correlation_id, reply_to, expiration, message_id),
+            *(timestamp, type, user_id, app_id),
+        )
+        named = _NO_PROPERTIES if given == _NONE_GIVEN else dict(zip(_PROPERTIES, given))
+        message = self.create_message(
+            message_data,
+            delivery_mode,
+            priority,
+            content_type,
+            content_encoding,
+            serializer,
+            **named,
+        )
+        self.backend.publish(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            mandatory=mandatory,
+            immediate=immediate,
+            headers=headers,
+        )
+
+    def _address(
+        self, exchange: str | None, routing_key: Any, headers: Mapping[str, Any] | None
+    ) -> tuple[str, str, Mapping[str, Any] | None]:
         if routing_key is None:
             routing_key = self.routing_key
         if headers is not None and not isinstance(headers, Mapping):
@@ -256,44 +300,7 @@ class Publisher:
             exchange = self.exchange
         elif exchange != self.exchange:
             names.shortstr(exchange, "exchange")
-        if (
-            (correlation_id is None and reply_to is None and expiration is None)
-            and (message_id is None and timestamp is None and type is None)
-            and (user_id is None and app_id is None)
-        ):
-            message = self.create_message(
-                message_data,
-                delivery_mode,
-                priority,
-                content_type,
-                content_encoding,
-                serializer,
-            )
-        else:
-            message = self.create_message(
-                message_data,
-                delivery_mode,
-                priority,
-                content_type,
-                content_encoding,
-                serializer,
-                correlation_id=correlation_id,
-                reply_to=reply_to,
-                expiration=expiration,
-                message_id=message_id,
-                timestamp=timestamp,
-                type=type,
-                user_id=user_id,
-                app_id=app_id,
-            )
-        self.backend.publish(
-            message,
-            exchange=exchange,
-            routing_key=routing_key,
-            mandatory=mandatory,
-            immediate=immediate,
-            headers=headers,
-        )
+        return exchange, routing_key, headers
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until the broker has confirmed every message sent so far.
