@@ -262,7 +262,9 @@ class Publisher:
             *(correlation_id, reply_to, expiration, message_id),
             *(timestamp, type, user_id, app_id),
         )
-        named = _NO_PROPERTIES if given == _NONE_GIVEN else dict(zip(_PROPERTIES, given))
+        named = _NO_PROPERTIES
+        if given != _NONE_GIVEN:
+            named = dict(zip(_PROPERTIES, given, strict=True))
         message = self.create_message(
             message_data,
             delivery_mode,
