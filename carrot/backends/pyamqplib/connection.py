@@ -224,8 +224,10 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             would do so again.
         """
         error = self._ended or ConnectionLost(f"the connection to {self.host} is not open")
-        again = type(error)(*error.args)
-        again.recoverable = error.recoverable and (sig is None or sig != self._culprit)
+        guilty = sig is not None and sig == self._culprit
+        hint = " because of this operation: correct its values" if guilty else ""
+        again = type(error)(f"{error}{hint}")
+        again.recoverable = error.recoverable and not guilty
         again.__cause__ = error.__cause__
         return again
 
@@ -466,7 +468,8 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             error = ConnectionLost(f"{self.host} closed the connection: {text}")
         elif reply_code in (403, 530) and "limit" not in reply_text:
             error = AuthenticationFailed(
-                f"{self.host} refused the login to virtual host {self.virtual_host!r}: {text}"
+                f"{self.host} refused the login to virtual host {self.virtual_host!r}: {text};"
+                " correct userid, password or virtual_host"
             )
         else:
             error = ConnectFailed(f"cannot connect to {self.host}: {text}")

@@ -34,7 +34,8 @@ def connect_failed(exc: BaseException, host: str) -> ConnectFailed:
     :param exc: why.
     :param host: host and port.
     """
-    error = ConnectFailed(f"cannot connect to {host}: {reason(exc)}")
+    hint = "; does a broker listen there?" if isinstance(exc, ConnectionRefusedError) else ""
+    error = ConnectFailed(f"cannot connect to {host}: {reason(exc)}{hint}")
     if isinstance(exc, ssl.SSLError):
         error.recoverable = False  # the certificate will be the same next time
     return error
