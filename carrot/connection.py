@@ -281,9 +281,11 @@ class BrokerConnection:
             ``None`` waits as long as it takes, through lost connections too.
         :raises DrainTimeout: nothing came (a :exc:`TimeoutError`).
         """
-        if timeout is not None:
+        # Once for each message: what is plainly right is not checked further,
+        # and the session is not looked up through its property.
+        if timeout is not None and (timeout.__class__ not in (int, float) or timeout < 0):
             checked_seconds(timeout, "timeout")
-        return self._session.drain(timeout)
+        return (self.__dict__.get("_live_session") or self._session).drain(timeout)
 
     def close(self) -> None:
         """Wait for outstanding confirms, then close. Idempotent, and quiet."""

@@ -93,7 +93,8 @@ class Receiver:
         self, raw_message: Any, receive: Callable[[Any, Any], Any], auto_ack: bool, no_ack: bool
     ) -> None:
         message = self.backend.message_to_python(raw_message)
-        self._prepare(message, no_ack)
+        if no_ack or self._accepted is not None:
+            self._prepare(message, no_ack)
         try:
             payload = message.payload
         except SerializationError as exc:
