@@ -46,8 +46,10 @@ class Backend(SendingBackend):
     """A channel of RabbitMQ, opened at its first use, and again after an error.
 
     It reaches the broker only through ``connection.channel()`` and the
-    channel methods of the ``amqp`` package: subclasses may replace
-    :meth:`establish_connection`.
+    channel methods of the ``amqp`` package: subclasses may have
+    :meth:`establish_connection` return another connection of that shape.
+    Those are taken to know neither confirms nor how to be stopped, unless
+    they set :attr:`features`.
     """
 
     features: ClassVar[frozenset[str]] = frozenset(
@@ -68,6 +70,13 @@ class Backend(SendingBackend):
     _stopping = False
     # Messages that our consumers' callbacks have processed.
     _received = 0
+    # Those of them that the next `consume` has to count.
+    _early = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "establish_connection" in cls.__dict__ and "features" not in cls.__dict__:
+            cls.features = cls.features - {"confirms", "stop"}
 
     # -- topology
 
@@ -156,7 +165,7 @@ class Backend(SendingBackend):
 
     def get(self, queue: str, no_ack: bool = False) -> Any:
         raw_message = self._call("basic_get", queue=queue, no_ack=no_ack)
-        return self.message_to_python(raw_message) if raw_message else None
+        return None if raw_message is None else self.message_to_python(raw_message)
 
     def declare_consumer(
         self,
@@ -175,7 +184,8 @@ class Backend(SendingBackend):
         more: dict[str, Any] = {"arguments": arguments} if arguments else {}
         if isinstance(channel, amqp.channel.Channel):  # amqplib's cannot say it
             more["on_cancel"] = self._cancelled
-        return self._call(
+        before = self._received
+        answer = self._call(
             "basic_consume",
             queue=queue,
             no_ack=no_ack,
@@ -184,6 +194,10 @@ class Backend(SendingBackend):
             nowait=nowait,
             **more,
         )
+        if not self._ours:
+            # Other drivers run callbacks while they wait for an answer.
+            self._early += self._received - before
+        return answer
 
     def _cancelled(self, consumer_tag: str) -> None:
         if self.on_cancel is None:
@@ -193,10 +207,12 @@ class Backend(SendingBackend):
         self.on_cancel(consumer_tag)
 
     def consume(self, limit: int | None = None) -> Iterator[bool]:
-        seen, yielded = self._received, 0
+        seen, yielded = self._received - self._early, 0
+        self._early = 0
         try:
             while not self._stopping:
-                self.connection.drain_events()
+                if seen == self._received:
+                    self.connection.drain_events()
                 # Others' messages may have come, or several of ours.
                 while seen < self._received:
                     seen += 1

@@ -12,6 +12,7 @@ from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.errors import translated
 from carrot.backends.pyamqplib.login import login
+from carrot.exceptions import NotSupported
 
 if TYPE_CHECKING:
     from carrot.confirms import Tracker
@@ -86,7 +87,11 @@ class ChannelledBackend(BaseBackend):
         life = 0 if tracker is None else tracker.begin()
         channel = self.connection.get_channel()
         self._ours = isinstance(channel, Channel)
-        if tracker is not None and hasattr(channel, "confirm_select"):
+        if not self._ours:
+            _tame(channel)
+        if tracker is not None:
+            if not self._ours:
+                raise NotSupported(f"{channel!r} cannot count publisher confirms")
             channel.confirm_select()
             channel.events["basic_ack"].add(partial(tracker.ack, life=life))
             channel.events["basic_nack"].add(partial(tracker.nack, life=life))
@@ -129,6 +134,16 @@ def close_quietly(closable: Any) -> None:
     except Exception as exc:
         # Only drivers of others raise here, when the link is gone.
         logger.debug("while closing %r: %r", closable, exc)
+
+
+def _tame(channel: Any) -> None:
+    """Have a channel of the plain ``amqp`` package, or like it, do as ours do."""
+    if hasattr(channel, "auto_decode"):
+        channel.auto_decode = False  # bodies are bytes
+    properties = getattr(getattr(channel, "connection", None), "client_properties", None) or {}
+    if properties.get("capabilities"):
+        # With this it would read, and run consumers' callbacks, as it publishes.
+        properties["capabilities"]["connection.blocked"] = False
 
 
 def _bounced(

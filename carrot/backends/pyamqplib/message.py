@@ -67,7 +67,9 @@ class Message(BaseMessage):
             return
         self.backend = backend
         self.amqp_message = amqp_message
-        self.body = amqp_message.body
+        body = self.body = amqp_message.body
+        if body.__class__ is str:  # from a driver that decodes, or of no bytes
+            self.body = body.encode()
         # Foreign messages may lack any of these.
         self.content_type = getattr(amqp_message, "content_type", None)
         self.content_encoding = getattr(amqp_message, "content_encoding", None)

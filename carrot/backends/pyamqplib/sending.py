@@ -100,7 +100,12 @@ class SendingBackend(ChannelledBackend):
             if tracker is not None and tracker.full:
                 self._await_window(tracker)
             if channel.__class__ is not Channel:
-                self._publish_elsewhere(channel, message, exchange, routing_key, mandatory)
+                channel.basic_publish(
+                    message,
+                    exchange=exchange,
+                    routing_key=routing_key,
+                    mandatory=bool(mandatory),
+                )
             elif tracker is None:
                 channel.basic_publish(message, exchange, routing_key, mandatory)
             else:
@@ -111,26 +116,6 @@ class SendingBackend(ChannelledBackend):
         except Exception as exc:
             raise self._translated(exc) from exc.__cause__
 
-    def _publish_elsewhere(
-        self,
-        channel: Any,
-        message: Any,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool | None,
-    ) -> None:
-        """Publish on a channel of another driver."""
-        channel.basic_publish(
-            message, exchange=exchange, routing_key=routing_key, mandatory=bool(mandatory)
-        )
-        tracker = self._tracker
-        counted = getattr(channel, "tracker", None) is tracker
-        if tracker is not None and counted:
-            size = len(message.body)
-            entry = Unconfirmed(message, exchange, routing_key, mandatory, None, size)
-            # Not before: what that driver refuses must not be counted.
-            tracker.add(entry, channel.life)
-
     # -- confirms
 
     def confirm_select(self, tracker: Tracker) -> None:
@@ -138,18 +123,10 @@ class SendingBackend(ChannelledBackend):
 
     def pump(self, timeout: float | None = None) -> None:
         limit = within(self._timeout if timeout is None else timeout)
-        try:
-            channel = self.channel
-            if self._ours:
-                channel.pump(limit)
-            else:
-                channel.connection.drain_events(timeout=limit)
-        except DrainTimeout:
-            raise
-        except TimeoutError as exc:
-            raise DrainTimeout(f"nothing came within {limit:g} seconds") from exc
-        except Exception as exc:
-            raise self._translated(exc) from exc.__cause__
+        channel = self.channel
+        if not self._ours:
+            raise NotSupported(f"{channel!r} cannot read without running callbacks")
+        channel.pump(limit)
 
     def _await_window(self, tracker: Tracker) -> None:
         limit = within(self._timeout)
