@@ -33,7 +33,7 @@ EXTRAS["test"] = [
     "kombu>=5.4",
     "pika>=1.3",
     "AMQPStorm>=2.10",
-    "rabbitpy>=3.0",
+    "rabbitpy>=3.0; python_version >= '3.11'",
 ]
 
 setup(
