@@ -54,7 +54,6 @@ class Consumer:
     def park(self) -> None:
         """Note that it lost its turn, after all others that did."""
         self.parked = True
-        self.channel.parked.pop(self, None)
         self.channel.parked[self] = None
 
     def can_take(self) -> bool:

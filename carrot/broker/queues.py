@@ -273,7 +273,9 @@ class Queue:
         if self.ready.count > 1 and not self._single_active and consumer in self.consumers:
             # Where messages wait, every other consumer is parked as well: so
             # it is this one's turn, after which it is parked again.
-            consumer.park()
+            parked = consumer.channel.parked
+            del parked[consumer]
+            parked[consumer] = None  # as the last one
             consumer.channel.deliver(consumer, self.take())
         else:
             self.unpark(consumer)

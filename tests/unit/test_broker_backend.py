@@ -97,6 +97,20 @@ def test_bodies_become_bytes(backend: Backend, given: Any, body: bytes) -> None:
     assert fetch(backend).body == body
 
 
+def test_large_bodies_are_not_copied(backend: Backend) -> None:
+    """A body of some size waits in the queue as the very bytes that were sent."""
+    body = b"x" * 10_000
+    send(backend, body)
+    assert fetch(backend).body is body
+
+
+def test_messages_have_no_other_attributes(backend: Backend) -> None:
+    """Asking a message for what it has not is an error, as usual."""
+    send(backend)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        fetch(backend).nonsense  # noqa: B018
+
+
 def test_properties_are_shared(backend: Backend) -> None:
     """Messages with the same properties share one dictionary of them."""
     one, two = (backend.prepare_message(b"", 2, 0, "a", "b") for _ in range(2))
@@ -129,6 +143,13 @@ def test_headers_are_what_a_peer_would_see(backend: Backend) -> None:
         "nested": {"deep": [1]},
         "time": datetime(2020, 1, 1, 10),
     }
+
+
+@pytest.mark.parametrize("name", [5, "x" * 256])
+def test_names_of_headers(backend: Backend, name: Any) -> None:
+    """The name of a header is a short text."""
+    with pytest.raises(EncodeError, match="str of at most 255 bytes"):
+        send(backend, headers={name: 1})
 
 
 @pytest.mark.parametrize("value", [object(), {1}, 2**63])
@@ -451,6 +472,24 @@ def test_lost_confirms(backend: Backend) -> None:
     backend.connection.timeout = 0
     with pytest.raises(DrainTimeout):
         send(backend, "does not fit the window")
+
+
+def test_what_is_sent_again_is_blamed_by_who_sends_it(backend: Backend) -> None:
+    """A message that was outstanding before, and closes the channel, raises."""
+    tracker = Tracker()
+    backend.confirm_select(tracker)
+    backend.exchange_declare("x", "fanout", False, False)
+    hub(HOST).lose_confirms(1)
+    message = backend.prepare_message(b"m", 2)
+    backend.publish(message, "x", "")
+    (entry,) = tracker.restart()
+    backend.channel.exchange_delete("x")
+    again = Backend(backend.connection)
+    again.confirm_select(tracker)
+    with pytest.raises(NotFound):
+        again.publish(message, "x", "")
+    assert not entry.settled
+    assert tracker.restart() == [entry]
 
 
 def test_what_the_backend_is(link: Link) -> None:

@@ -192,6 +192,19 @@ def test_one_copy_per_queue(bench: Bench) -> None:
     assert bench.bodies() == ["m"]
 
 
+def test_watching_what_is_published(bench: Bench) -> None:
+    """``on_publish`` is told of each message, and of the queues that it reaches."""
+    seen: list[tuple[Any, ...]] = []
+    bench.broker.on_publish = lambda *what: seen.append(what)
+    bench.queue()
+    bench.publish("m", message_id="7")
+    bench.publish("n", key="nowhere")
+    assert seen == [
+        ("/", "", "q", {"message_id": "7"}, b"m", ["q"]),
+        ("/", "", "nowhere", {}, b"n", []),
+    ]
+
+
 def test_publishing_to_a_missing_exchange(bench: Bench) -> None:
     """There must be an exchange to publish to."""
     channel = bench.channel

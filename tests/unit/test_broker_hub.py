@@ -353,7 +353,7 @@ def test_closed_channels_are_forgotten(link: Link) -> None:
     """A connection does not keep the channels that were closed on it."""
     for _ in range(10):
         link.driver.channel().close()
-    assert len(link.driver._channels) <= 1
+    assert len(link.driver._channels) <= 2
 
 
 def test_closed_and_lost_connections(link: Link, backend: Backend) -> None:
@@ -363,7 +363,14 @@ def test_closed_and_lost_connections(link: Link, backend: Backend) -> None:
     driver.close()
     driver.close()
     driver.lose("too late")
-    for operation in (driver.channel, driver.drain_events, lambda: backend.get("q")):
+    message, channel = backend.prepare_message("", 2), backend._channel
+    assert channel is not None
+    for operation in (
+        driver.channel,
+        driver.drain_events,
+        lambda: backend.get("q"),
+        lambda: channel.publish(message, "", "q", False, None, lambda: 0),
+    ):
         with pytest.raises(ConnectionClosed):
             operation()
     assert not driver.connected
@@ -395,6 +402,14 @@ def test_dropped_connections(link: Link, backend: Backend) -> None:
     other = Backend(Link(HOST))
     assert not other.queue_exists("mine")
     assert other.get("q") is not None
+
+
+def test_told_of_a_lost_connection(link: Link) -> None:
+    """``on_lost`` is told why."""
+    told: list[Exception] = []
+    link.driver.on_lost = told.append
+    hub(HOST).drop_connections("pulled the plug")
+    assert "pulled the plug" in str(told[0])
 
 
 def test_refused_connections(link: Link) -> None:

@@ -71,6 +71,20 @@ def test_an_empty_queue_has_no_head() -> None:
             ready.take()
 
 
+def test_looking_takes_nothing() -> None:
+    """What waits can be looked at in its order, and waits on."""
+    ready = filled(1, 2, 3, 4)
+    one, two, three = ready.take(), ready.take(), ready.take()
+    for back in (one, three, two):
+        ready.restore(back)
+    prioritized = PrioritizedReady(1)
+    for position, priority in ((1, 0), (2, 1), (3, 0)):
+        prioritized.append(message(position, priority))
+    assert [each.position for each in ready] == [1, 2, 3, 4]
+    assert [each.position for each in prioritized] == [2, 1, 3]
+    assert (len(ready), len(prioritized)) == (4, 3)
+
+
 def test_clear() -> None:
     """Clearing counts everything that waited, and leaves nothing."""
     ready = filled(1, 2, 3)

@@ -273,7 +273,7 @@ class Backend(BaseBackend):
 
     def message_to_python(self, raw_message: Any) -> Any:
         """Return the message itself; or one for what :meth:`prepare_message` returned."""
-        if not isinstance(raw_message, Prepared):
+        if raw_message.__class__ is not Prepared:
             return raw_message
         by_hand = Delivery("", 0, False, "", "", raw_message.properties, raw_message.body)
         return self._message(by_hand, getattr(raw_message, "delivery_tag", None))

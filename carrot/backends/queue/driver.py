@@ -87,9 +87,10 @@ class Connection:
         with self.hub:
             self.check()
             raw = self.raw.channel()
-            for closed in [each for each in self._channels if not each.is_open]:
-                del self._channels[closed]
             channel = self._channels[raw] = Channel(self, raw)
+            if len(self._channels) > 2 * len(self.raw.channels):
+                for closed in [each for each in self._channels if not each.is_open]:
+                    del self._channels[closed]
             return channel
 
     def close(self) -> None:
@@ -194,8 +195,10 @@ class Connection:
                 inbox.append(raw)
                 if bells:
                     _ring_one(bells)
-            elif type(event) is Returned and (found := reference()) is not None:
-                found.returned(event)
+            else:
+                publishing = reference()
+                assert publishing is not None and type(event) is Returned
+                publishing.returned(event)
 
         return arrived
 
