@@ -310,6 +310,11 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
     # -- the connection, for those who know the channel only
 
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages for now; ``None`` while it does."""
+        return self._driver.blocked  # type: ignore[no-any-return]
+
     def flush(self) -> None:
         """Write what waits to be written, as far as the link takes it now."""
         self._outbox.flush()

@@ -7,7 +7,9 @@ from typing import Any
 
 import amqp.exceptions
 
+from carrot.backends.pyamqplib.wire import ProtocolError
 from carrot.exceptions import (
+    BrokerConnectionError,
     BrokerError,
     CarrotError,
     ConnectFailed,
@@ -41,11 +43,15 @@ def connect_failed(exc: BaseException, host: str) -> ConnectFailed:
     return error
 
 
-def lost(exc: BaseException, host: str) -> ConnectionLost:
+def lost(exc: BaseException, host: str) -> BrokerConnectionError:
     """Return the error for an established connection that broke."""
-    if isinstance(exc, ConnectionLost):
+    error: BrokerConnectionError
+    if isinstance(exc, ProtocolError):
+        error = ProtocolError(f"the connection to {host} is lost: {exc}")
+    elif isinstance(exc, BrokerConnectionError):
         return exc
-    error = ConnectionLost(f"the connection to {host} is lost: {reason(exc)}")
+    else:
+        error = ConnectionLost(f"the connection to {host} is lost: {reason(exc)}")
     error.__cause__ = exc
     return error
 

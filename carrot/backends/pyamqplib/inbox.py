@@ -23,7 +23,7 @@ from carrot.backends.pyamqplib.parser import CONFIRM, FETCHED, METHOD, Delivery,
 from carrot.backends.pyamqplib.rpc import Reply
 from carrot.backends.pyamqplib.turns import Turns
 from carrot.backends.pyamqplib.wire import ProtocolError
-from carrot.exceptions import BrokerConnectionError, DrainTimeout
+from carrot.exceptions import DrainTimeout
 from carrot.utils import time_left
 
 __all__ = ["Inbox"]
@@ -39,7 +39,7 @@ class Inbox:
 
     #: Deliveries, and functions to call, for those who drain.
     events: deque[Any]
-    #: Bytes read since somebody who drains last found the inbox empty.
+    #: Bytes read since there was nothing for those who drain.
     backlog = 0
     #: When something was received last, monotonic.
     received_at = 0.0
@@ -100,7 +100,6 @@ class Inbox:
                 return None
             if left is not None and left < 0:
                 raise DrainTimeout(f"no message within {limit:g} seconds")
-            self.backlog = 0
             if deadline is not None:
                 left = deadline - monotonic()
             self.take(seen, left)
@@ -159,6 +158,10 @@ class Inbox:
             self._parse(data)
         except OSError as exc:
             self._connection.die(lost(exc, self._connection.host))
+        except Exception as exc:
+            # Unknown methods, garbled arguments: nothing after them is sure.
+            host = self._connection.host
+            self._connection.die(ProtocolError(f"{host} sent what nobody understands: {exc!r}"))
         return True
 
     def _receive(self, timeout: float | None) -> bytes | None:
@@ -188,35 +191,27 @@ class Inbox:
         if not data:
             return
         self.received_at = monotonic()
-        self.backlog += len(data)
         events: list[Any] = []
         try:
             self.parser.feed(data, events)
         finally:
             self._file(events)
+            self.backlog = self.backlog + len(data) if self.events else 0
 
     def _file(self, events: Iterable[Any]) -> None:
         """Hand events to those whom they concern."""
         append = self.events.append
-        try:
-            for event in events:
-                if event.__class__ is Delivery:
-                    append(event)
-                elif event[0] == METHOD:
-                    self._connection.on_inbound_frame((1, event[1], event[2]))
-                elif event[0] == CONFIRM:
-                    event[1].confirmed(*event[2:])
-                elif event[0] == FETCHED:
-                    event[1].fetched(event[2])
-                else:
-                    event[1].returned(*event[2:])
-        except BrokerConnectionError as exc:
-            self._connection.die(exc)
-        except Exception as exc:
-            # Unknown methods, garbled arguments: nothing after them is sure.
-            self._connection.die(
-                ProtocolError(f"{self._connection.host} sent what nobody understands: {exc!r}")
-            )
+        for event in events:
+            if event.__class__ is Delivery:
+                append(event)
+            elif event[0] == METHOD:
+                self._connection.on_inbound_frame((1, event[1], event[2]))
+            elif event[0] == CONFIRM:
+                event[1].confirmed(*event[2:])
+            elif event[0] == FETCHED:
+                event[1].fetched(event[2])
+            else:
+                event[1].returned(*event[2:])
 
     # -- from anywhere
 

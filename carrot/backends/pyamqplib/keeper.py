@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -9,6 +10,8 @@ from time import monotonic
 from typing import Any
 
 __all__ = ["unwatch", "watch"]
+
+logger = logging.getLogger("carrot.backends.pyamqplib")
 
 #: Seconds between two looks, unless heartbeats have to be more frequent.
 INTERVAL = 1.0
@@ -50,7 +53,10 @@ class _Keeper:
                     return
                 connections = list(self.connections)
             for connection in connections:
-                connection.tick(monotonic())
+                try:
+                    connection.tick(monotonic())
+                except Exception:  # must not be the end of the others
+                    logger.exception("while keeping %r alive", connection)
             # Hold none of them while waiting.
             del connection, connections
 

@@ -12,7 +12,7 @@ from carrot.backends.pyamqplib.message import Outgoing
 from carrot.backends.pyamqplib.rpc import within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.confirms import Unconfirmed
-from carrot.exceptions import ConfirmTimeout, DrainTimeout, NotSupported
+from carrot.exceptions import ConfirmTimeout, ConnectionBlocked, DrainTimeout, NotSupported
 
 if TYPE_CHECKING:
     from carrot.confirms import Tracker
@@ -140,6 +140,11 @@ class SendingBackend(ChannelledBackend):
                     raise DrainTimeout
                 self.pump(left)
             except DrainTimeout as exc:
+                if self._channel is not None and self._channel.blocked:
+                    raise ConnectionBlocked(
+                        f"{self.connection.host} takes no messages for now:"
+                        f" {self._channel.blocked}"
+                    ) from exc
                 raise ConfirmTimeout(
                     f"{tracker.outstanding} messages were not confirmed, so that the window"
                     f" stayed full for {limit:g} seconds; this message was not sent",

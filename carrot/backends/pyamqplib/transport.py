@@ -46,6 +46,7 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
 
     def __init__(self, host: str, connect_timeout: float | None = None, **kwargs: Any) -> None:
         super().__init__(host, connect_timeout=connect_timeout, **kwargs)
+        self._process = os.getpid()
         self._deadline = monotonic() + (30.0 if connect_timeout is None else connect_timeout)
 
     # -- connecting; called by connect() of the base class
@@ -122,7 +123,7 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
     def sever(self) -> None:
         """End the link at once, from any thread; whoever polls it wakes up."""
         sock = self.sock
-        if sock is not None:
+        if sock is not None and self._process == os.getpid():
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self.abandon()
