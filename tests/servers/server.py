@@ -138,7 +138,7 @@ class Server:
             return self.ctl("eval", erlang + ".")
         # -r: under one name for all, a call can meet the end of the one before.
         node = ["erl_call", "-r", "-sname", self.node, "-c", _COOKIE, "-e"]
-        answer = self._run(node, erlang + ".\n")
+        answer = self._run_again(node, erlang + ".\n")
         if not answer.startswith("{ok, "):
             raise RuntimeError(f"{erlang}: {answer}\n{self.log_tail()}")
         return answer[len("{ok, ") : -1].strip()
@@ -247,6 +247,16 @@ class Server:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(PATIENCE)
         self._keeper.forget("group", process.pid)
+
+    def _run_again(self, command: list[str], text: str, tries: int = 3) -> str:
+        """Run what now and then does not get to the server; then it has done nothing."""
+        while True:
+            tries -= 1
+            try:
+                return self._run(command, text)
+            except RuntimeError as error:
+                if not tries or "failed to connect" not in str(error):
+                    raise
 
     def _run(self, command: list[str], text: str = "") -> str:
         done = subprocess.run(
