@@ -16,7 +16,7 @@ __all__ = ["ConnectionPool"]
 class ConnectionPool:
     """Connections to lend, all twins of one. Threads may share it.
 
-    :param source_connection: what the others are made like; it is the first
+    :param source: the connection that the others are made like; it is the first
         to be lent.
     :param min: connections to make in advance (they connect at first use).
     :param max: connections that may be in use at once; ``None`` is no limit.
@@ -30,24 +30,24 @@ class ConnectionPool:
 
     def __init__(
         self,
-        source_connection: Any,
+        source: Any,
         min: int = 2,
         max: int | None = None,
         preload: bool = True,
     ) -> None:
         checked_count(min, "min")
         checked_count(max, "max", least=1)
-        self.source_connection = source_connection
+        self.source_connection = source
         self.min = min if max is None or min < max else max
         self.max = max
         self.preload = preload
-        source_connection.pool = self
-        self._default_connect_timeout = source_connection.connect_timeout
-        self._free: list[Any] = [source_connection]
+        source.pool = self
+        self._default_connect_timeout = source.connect_timeout
+        self._free: list[Any] = [source]
         self._lent: list[Any] = []
         self._changed = threading.Condition()
         if preload:
-            self._free += [copy.copy(source_connection) for _ in range(self.min - 1)]
+            self._free += [copy.copy(source) for _ in range(self.min - 1)]
 
     def __repr__(self) -> str:
         return (
