@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
             sizes = _sizes(options)
             with broker(options) as target:
                 if options.profile:
-                    print(profiling.profile(target, options.profile, options.messages or 3000))
+                    size = sizes[0] if options.sizes else "85"
+                    count = SIZES[size].count(_scale(options))
+                    print(profiling.profile(target, options.profile, count, size))
                     return 0
                 results = measure(target, _scale(options), sizes, contenders)
         except _FAILURES as error:
@@ -89,11 +91,12 @@ def measure(
 ) -> Results:
     """Take all samples."""
     with tempfile.TemporaryDirectory(prefix="carrot-bench-") as folder:
+        load = os.getloadavg()[0]
         runner = Runner(target, scale, Path(folder))
         try:
             todo = list(steps(scale, sizes, contenders))
             runner.run(todo, Progress(len(todo), sys.stderr))
-            about = _about(runner.server, scale)
+            about = _about(runner.server, scale, load)
         finally:
             runner.close()
     samples = [sample.asdict() for sample in runner.samples]
@@ -156,7 +159,7 @@ def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-def _about(server: str, scale: Scale) -> dict[str, str]:
+def _about(server: str, scale: Scale, load: float) -> dict[str, str]:
     packages = []
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -166,6 +169,7 @@ def _about(server: str, scale: Scale) -> dict[str, str]:
         "python": platform.python_version(),
         "packages": ", ".join(packages),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "load": f"{load:.1f} before it began",
         "date": date.today().isoformat(),
         "rounds": f"{scale.rounds}; {scale.slow_rounds} of latency and of the far broker",
         "messages": f"{scale.messages:,} a sample, or {scale.volume // 2**20} MiB",

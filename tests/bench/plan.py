@@ -84,7 +84,7 @@ class Scale:
     @classmethod
     def quick(cls) -> Scale:
         """For a look: less than 2 minutes."""
-        return cls(3, 4_000, 16 * 1024 * 1024, 0.25, 100, 1)
+        return cls(3, 3_000, 16 * 1024 * 1024, 0.2, 80, 1)
 
 
 @dataclass(frozen=True)

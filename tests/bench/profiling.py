@@ -19,7 +19,7 @@ _LINES = 30
 _BUILT_IN = "~"
 
 
-def profile(target: Target, task: str, count: int, size_name: str = "85") -> str:
+def profile(target: Target, task: str, count: int, size_name: str) -> str:
     """Publish or consume under ``cProfile``; return the report.
 
     The profiler itself costs more than what it measures: its counts are
@@ -47,7 +47,7 @@ def profile(target: Target, task: str, count: int, size_name: str = "85") -> str
             client.close()
     finally:
         control.close()
-    return _report(profiler, f"{task}, {count} messages", count)
+    return _report(profiler, f"{task}, {count} messages of {size.name}", count)
 
 
 def _report(profiler: cProfile.Profile, title: str, count: int) -> str:
