@@ -165,8 +165,8 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if isinstance(exc, (ConnectFailed, AuthenticationFailed)):
             return exc
         if isinstance(exc, ProtocolError):
-            text = f"{exc.__cause__ or exc}; does AMQP 0-9-1 listen there, and with TLS or without?"
-            return connect_failed(OSError(text), self.host)
+            why = f"{exc.__cause__ or exc}; does AMQP 0-9-1 listen there, with TLS or without?"
+            return connect_failed(OSError(why), self.host)
         cause = exc.__cause__ if isinstance(exc, ConnectionLost) else exc
         if self.mechanisms and not self.server_capabilities.get("authentication_failure_close"):
             # Servers that cannot say so close the link on a wrong password.
