@@ -140,7 +140,9 @@ class Link:
         """
         if self.state == "open" or self._worker == get_ident():
             return self.driver
-        with time_limit(None if patient else self.timeout):
+        # A caller that bounds itself may wait longer: flush(timeout=60), say.
+        bounded = patient or time_left() is not None
+        with time_limit(None if bounded else self.timeout):
             return self._open(until or _never)
 
     def _open(self, until: Callable[[], bool]) -> Any:
