@@ -30,6 +30,7 @@ logger = logging.getLogger("carrot.backends.queue")
 
 _DEFAULT_TIMEOUT = 30.0
 _ROOMY = 4096
+_join = b"".join
 #: The properties that :meth:`Backend.prepare_message` is told of by argument.
 _PREPARED = ("delivery_mode", "priority", "content_type", "content_encoding")
 
@@ -342,9 +343,9 @@ class Backend(BaseBackend):
         if isinstance(message_data, str):
             message_data = message_data.encode()
         elif len(message_data) < _ROOMY or message_data.__class__ is not bytes:
-            # A copy of its own: orjson leaves short bytes in a buffer of 4 KiB,
-            # all of which a message that waits in a queue would hold.
-            message_data = bytes(memoryview(message_data))
+            # Joined with nothing, which makes a copy: orjson leaves short bytes
+            # in a buffer of 4 KiB, and a message in a queue would hold it all.
+            message_data = _join((message_data, b""))
         given = (delivery_mode, priority, content_type, content_encoding)
         known, shared = self._shared
         if given != known:

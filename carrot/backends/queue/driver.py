@@ -328,60 +328,58 @@ class Channel:
                 self.connection.check()
             if hub.blocked is not None:
                 self._await_unblocked(patience())
-            if self._tracker is None:
-                raw.basic_publish(message.body, properties, exchange, routing_key, mandatory)
-            else:
-                self._publish_confirmed(
-                    self._tracker,
-                    properties,
-                    message,
-                    exchange,
-                    routing_key,
-                    mandatory,
-                    headers,
+            tracker, entered = self._tracker, None
+            if tracker is not None and not tracker.idle:
+                entered = self._enter(message, exchange, routing_key, mandatory, headers)
+            self._returned = error = None
+            accepted = False
+            try:
+                accepted = raw.basic_publish(
+                    message.body, properties, exchange, routing_key, mandatory
                 )
+            except ChannelError as refused:
+                if tracker is None or (entered is not None and not entered[0].number):
+                    raise  # a tracker that had it already: it is sent again
+                error = refused
+            if tracker is None:
+                return
+            if entered is None:
+                # The broker answers in the same moment: so where nothing else
+                # is outstanding, there is nothing to enter only to settle it.
+                if accepted and self._returned is None and not hub.confirms_to_lose:
+                    tracker.pass_by()
+                    return
+                entered = self._enter(message, exchange, routing_key, mandatory, headers)
+            self._settle(*entered, accepted, error)
 
-    def _publish_confirmed(
+    def _enter(
         self,
-        tracker: Tracker,
-        properties: dict[str, Any],
         message: Prepared,
         exchange: str,
         routing_key: str,
         mandatory: bool,
         headers: Mapping[str, Any] | None,
-    ) -> None:
-        def enter() -> tuple[Unconfirmed, int]:
-            entry = Unconfirmed(
-                message, exchange, routing_key, mandatory, headers, len(message.body)
-            )
-            return entry, tracker.add(entry, self._life)
+    ) -> tuple[Unconfirmed, int]:
+        size = len(message.body)
+        entry = Unconfirmed(message, exchange, routing_key, mandatory, headers, size)
+        assert self._tracker is not None
+        return entry, self._tracker.add(entry, self._life)
 
-        # The broker answers in the same moment: so where nothing else is
-        # outstanding, a message need not be entered to be settled at once.
-        entered = None if tracker.idle else enter()
-        self._returned = None
-        try:
-            accepted = self.raw.basic_publish(
-                message.body, properties, exchange, routing_key, mandatory
-            )
-        except ChannelError as error:
-            if entered is not None and not entered[0].number:
-                raise  # the tracker had it already: it is sent again
-            tracker.fail((entered or enter())[0], error)
+    def _settle(
+        self, entry: Unconfirmed, number: int, accepted: bool, error: ChannelError | None
+    ) -> None:
+        hub, tracker, returned = self.connection.hub, self._tracker, self._returned
+        assert tracker is not None
+        if error is not None:
+            tracker.fail(entry, error)
             return
-        hub, returned = self.connection.hub, self._returned
-        if entered is None:
-            if accepted and returned is None and not hub.confirms_to_lose:
-                tracker.pass_by()
-                return
-            entered = enter()
         if returned is not None:
-            tracker.bounced(exchange, routing_key, message.body, *returned[:2], self._life)
+            code, text, exchange, routing_key, _, body = returned
+            tracker.bounced(exchange, routing_key, body, code, text, self._life)
         if hub.confirms_to_lose:
             hub.confirms_to_lose -= 1
             return
-        (tracker.ack if accepted else tracker.nack)(entered[1], False, self._life)
+        (tracker.ack if accepted else tracker.nack)(number, False, self._life)
         self._answers += 1
         if hub.listeners:
             hub.changed.notify_all()
