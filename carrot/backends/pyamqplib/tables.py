@@ -136,7 +136,8 @@ def _decimal(value: Decimal) -> bytes:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         raise ValueError("not a finite number")
-    number = int("".join(map(str, digits))) * 10 ** max(0, exponent)
+    # Ten zeros are too many already; a billion of them would take for ever.
+    number = int("".join(map(str, digits))) * 10 ** min(max(0, exponent), 10)
     return Struct(">Bi").pack(max(0, -exponent), -number if sign else number)
 
 
