@@ -1,0 +1,130 @@
+"""The state machine: draws operations, fits them to the state, has them compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.differential.comparing import Difference, Pair
+from tests.differential.observing import CHANNELS_EACH, SLOTS, Operation
+from tests.differential.operations import OPERATIONS, PREPARATIONS
+from tests.differential.reducing import difference_in, reduced, script
+
+__all__ = ["STEPS", "Differential"]
+
+#: Operations compared in each sequence, beside those that prepare it.
+STEPS = 30
+
+
+class Differential(RuleBasedStateMachine):
+    """One sequence of operations."""
+
+    #: Arguments of :class:`amqp.Connection`.
+    conninfo: ClassVar[dict[str, Any]] = {}
+    #: What was done in all sequences.
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair(**self.conninfo)
+        self.steps = 0
+        self.is_over = False
+        self.tally["sequences"] += 1
+
+    @initialize(operations=st.lists(PREPARATIONS, min_size=4, max_size=8))
+    def prepare(self, operations: list[Operation]) -> None:
+        """Declare a few things."""
+        for operation in operations:
+            self._do(operation)
+
+    @rule(operation=OPERATIONS)
+    def step(self, operation: Operation) -> None:
+        """Do one operation."""
+        if self.steps < STEPS and self._do(operation):
+            self.steps += 1
+
+    def teardown(self) -> None:
+        """Clean the server up."""
+        self.tally["steps"] += self.steps
+        self.tally["whole sequences"] += self.steps == STEPS
+        self.pair.close()
+
+    def _do(self, operation: Operation) -> bool:
+        fitted = None if self.is_over else self._fit(*operation)
+        if fitted is None:
+            return False
+        try:
+            done = self.pair.do(fitted)
+        except Difference as difference:
+            self.pair.close()
+            operations = self.pair.log
+            # Given time, does RabbitMQ still do something else?
+            if difference_in(operations, self.conninfo, pause=0.03):
+                operations = reduced(operations, self.conninfo)
+                found = difference_in(operations, self.conninfo) or difference
+                raise Difference(f"{found}\n\n{script(operations)}") from None
+            # The server was slow, not different.
+            self.tally["slow"] += 1
+            self.is_over = True
+            return False
+        self.tally[fitted[1]] += done
+        self.tally["left out, racy"] += not done
+        return done
+
+    def _fit(self, slot: int, method: str, arguments: dict[str, Any]) -> Operation | None:
+        """Return the operation with what depends on the state filled in, if it makes sense."""
+        memory = self.pair.memory
+        channel = memory.channels[slot]
+        arguments = dict(arguments)
+        if "$0" in arguments.values() and not memory.names.chosen:
+            return None
+        if "delivery_tag" in arguments:
+            number, unacked = arguments["delivery_tag"], sorted(channel.unacked)
+            if number >= 0 and not unacked:
+                return None
+            tag = unacked[number % len(unacked)] if number >= 0 else 99
+            if number < 0 and arguments.get("multiple"):
+                tag = 0
+            arguments["delivery_tag"] = tag
+        elif "again" in arguments:
+            queue = memory.vhost.queues.get(arguments["queue"])
+            if queue is None:
+                return None
+            declared = queue.declared
+            arguments = {
+                "queue": declared.name,
+                "durable": declared.durable,
+                "exclusive": declared.exclusive,
+                "auto_delete": declared.auto_delete,
+                "arguments": dict(declared.arguments),
+            }
+        elif "body" in arguments:
+            # Each message looks different.
+            letter = bytes([ord("A") + len(self.pair.log) % 58])
+            arguments["body"] = letter * len(arguments["body"])
+        elif method == "basic_consume" and not self._may_consume(slot, arguments):
+            return None
+        elif method == "basic_qos" and arguments["global_"] and arguments["prefetch_count"]:
+            queues = {consumer.queue for consumer in channel.consumers.values()}
+            if len(queues) > 1:
+                return None
+        return slot, method, arguments
+
+    def _may_consume(self, slot: int, arguments: dict[str, Any]) -> bool:
+        memory = self.pair.memory
+        channel = memory.channels[slot]
+        if arguments["consumer_tag"] in channel.consumers:
+            # Closes the connection, whose channels then end in any order.
+            first = slot - slot % CHANNELS_EACH
+            for other in range(first, min(SLOTS, first + CHANNELS_EACH)):
+                one = memory.channels[other]
+                if other != slot and (one.unacked or one.consumers):
+                    return False
+        if channel._shared_prefetch:
+            # RabbitMQ lets chance decide which queue gets room that was made.
+            name = memory.names.resolve(arguments)["queue"] or channel._last_queue
+            return all(each.queue.name == name for each in channel.consumers.values())
+        return True
