@@ -33,6 +33,9 @@ _GATHER = 0.001
 
 _new = Outgoing.__new__
 
+#: Bytes below which the buffer of a body may be much larger than the body.
+_ROOMY = 4096
+
 
 class SendingBackend(ChannelledBackend):
     """Publishes."""
@@ -109,9 +112,12 @@ class SendingBackend(ChannelledBackend):
             elif tracker is None:
                 channel.basic_publish(message, exchange, routing_key, mandatory)
             else:
-                entry = Unconfirmed(
-                    message, exchange, routing_key, mandatory, headers, len(message.body)
-                )
+                size = len(message.body)
+                if size < _ROOMY and message.body.__class__ is bytes:
+                    # A copy of its own: orjson leaves short bytes in a buffer of
+                    # 4 KiB, all of which the window would hold.
+                    message.body = bytes(memoryview(message.body))
+                entry = Unconfirmed(message, exchange, routing_key, mandatory, headers, size)
                 channel.basic_publish(message, exchange, routing_key, mandatory, entry=entry)
         except Exception as exc:
             raise self._translated(exc) from exc.__cause__
