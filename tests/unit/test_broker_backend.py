@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from carrot.confirms import Tracker
 from carrot.exceptions import (
     ConnectionClosed,
     DrainTimeout,
-    EncodeError,
     MessageStateError,
     NotFound,
     NotSupported,
@@ -120,44 +117,12 @@ def test_properties_are_shared(backend: Backend) -> None:
     assert repr(one) == "<Prepared a 0 bytes>"
 
 
-def test_headers_are_what_a_peer_would_see(backend: Backend) -> None:
-    """Tables arrive as they do over the wire, and later changes do not."""
-    nested = {"deep": [1]}
-    headers = {
-        "text": "t",
-        "bytes": b"bytes",
-        "tuple": (1, "two"),
-        "nested": nested,
-        "nothing": None,
-        "number": Decimal("1.5"),
-        "time": datetime(2020, 1, 1, 12, tzinfo=timezone(timedelta(hours=2))),
-        "flag": True,
-        "float": 0.5,
-    }
-    send(backend, headers=headers)
-    nested["deep"].append(2)
-    assert fetch(backend).headers == {
-        **headers,
-        "bytes": "bytes",
-        "tuple": [1, "two"],
-        "nested": {"deep": [1]},
-        "time": datetime(2020, 1, 1, 10),
-    }
-
-
-@pytest.mark.parametrize("name", [5, "x" * 256])
-def test_names_of_headers(backend: Backend, name: Any) -> None:
-    """The name of a header is a short text."""
-    with pytest.raises(EncodeError, match="str of at most 255 bytes"):
-        send(backend, headers={name: 1})
-
-
-@pytest.mark.parametrize("value", [object(), {1}, 2**63])
-def test_headers_that_cannot_travel(backend: Backend, value: Any) -> None:
-    """A value that AMQP has no type for is an error of the sender."""
-    with pytest.raises(EncodeError, match="'bad'"):
-        send(backend, headers={"fine": {"bad": value}})
-    send(backend)
+def test_headers_of_message_and_publishing(backend: Backend) -> None:
+    """Headers may come with the message's properties, and as it is published."""
+    mine = {"a": 1, "b": [1]}
+    send(backend, properties={"headers": mine}, headers={"a": 2})
+    mine["b"] = "changed"
+    assert fetch(backend).headers == {"a": 2, "b": [1]}
 
 
 def test_a_prepared_message_can_be_received(backend: Backend) -> None:

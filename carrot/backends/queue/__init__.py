@@ -352,7 +352,11 @@ class Backend(BaseBackend):
             named = zip(_PREPARED, given, strict=True)
             shared = {name: value for name, value in named if value is not None}
             self._shared = (given, shared)
-        return Prepared(message_data, {**shared, **properties} if properties else shared)
+        if properties:
+            shared = {**shared, **properties}
+            if "headers" in shared:
+                shared["headers"] = as_received(shared["headers"])
+        return Prepared(message_data, shared)
 
     def publish(
         self,

@@ -320,7 +320,8 @@ class Channel:
         raw, hub = self.raw, self.connection.hub
         properties = message.properties
         if headers:
-            properties = {**properties, "headers": as_received(headers)}
+            known = properties.get("headers") or {}
+            properties = {**properties, "headers": {**known, **as_received(headers)}}
         # The clock need not be read while nothing depends on the time.
         timed = hub.broker.needs_time or "expiration" in properties
         with hub if timed else hub.lock:
