@@ -13,7 +13,9 @@ __all__ = ["Link", "backend_on", "declared"]
 class Link:
     """What a backend needs of a connection: an address, and the driver's connection."""
 
-    def __init__(self, hostname: str | None, virtual_host: str = "/", timeout: float = 5) -> None:
+    def __init__(
+        self, hostname: str | None, virtual_host: str = "/", timeout: float = 5
+    ) -> None:
         self.hostname = hostname
         self.virtual_host = virtual_host
         self.userid = None

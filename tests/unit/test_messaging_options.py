@@ -203,7 +203,7 @@ def test_confirm_true_needs_a_backend_that_can() -> None:
 @pytest.mark.parametrize("name", [b"bytes", 5, object(), "x" * 256, "ö" * 128, "\ud800"])
 @pytest.mark.parametrize("option", ["queue", "exchange", "routing_key"])
 def test_names_that_amqp_cannot_carry(option: str, name: Any) -> None:
-    """A name that is no ``str``, or longer than 255 bytes, is an error that names the option."""
+    """A name that is no ``str``, or longer than 255 bytes, is an error naming the option."""
     options = {"queue": "q", "exchange": "x", "routing_key": "k", option: name}
     with pytest.raises(ConfigurationError, match=option):
         Consumer(RecordingConnection(), **options)
