@@ -14,6 +14,7 @@ from typing import Any
 import amqp.channel
 from amqp import spec
 from amqp.exceptions import ChannelError as AMQPChannelError
+from amqp.protocol import queue_declare_ok_t
 
 from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
@@ -216,6 +217,30 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         return True
 
     # -- receiving
+
+    def queue_declare(
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Any = None,
+        argsig: str = "BsbbbbbF",
+    ) -> Any:
+        """Declare a queue; return its name and its counts of messages and consumers."""
+        # The amqp package would begin to wait after it has sent: too late,
+        # where another thread may read the answer.
+        bits = (passive, durable, exclusive, auto_delete, nowait)
+        answer = self.send_method(
+            spec.Queue.Declare,
+            argsig,
+            (0, queue, *bits, arguments),
+            wait=None if nowait else spec.Queue.DeclareOk,
+            returns_tuple=True,
+        )
+        return None if nowait else queue_declare_ok_t(*answer)
 
     def basic_get(self, queue: str = "", no_ack: bool = False, argsig: str = "") -> Any:
         """Return the next message of a queue, or ``None``."""

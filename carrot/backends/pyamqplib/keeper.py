@@ -51,14 +51,15 @@ class _Keeper:
                 if not self.connections:
                     self._running = False
                     return
-                connections = list(self.connections)
-            for connection in connections:
-                try:
-                    connection.tick(monotonic())
-                except Exception:  # must not be the end of the others
-                    logger.exception("while keeping %r alive", connection)
-            # Hold none of them while waiting.
-            del connection, connections
+            self._tick()
+
+    def _tick(self) -> None:
+        # Holds them only as long as this takes.
+        for connection in list(self.connections):
+            try:
+                connection.tick(monotonic())
+            except Exception:  # must not be the end of the others
+                logger.exception("while keeping %r alive", connection)
 
     def _interval(self) -> float:
         with self._lock:
