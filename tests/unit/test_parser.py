@@ -259,6 +259,20 @@ def test_what_is_remembered_is_bounded() -> None:
     assert parser._contents == {}
 
 
+def test_large_headers_are_not_remembered() -> None:
+    """Headers of kilobytes are read like others, and live as long as their message does."""
+    parser = Parser(CHANNELS)
+    method = bytes.fromhex(GOLDEN[0][0])
+    for number in range(50):
+        table = b"\x01kx" + struct.pack(">I", 50_000) + bytes([number]) * 50_000
+        properties = b"\x20\x00" + struct.pack(">I", len(table)) + table
+        events: list[Any] = []
+        parser.feed(method + frame(2, 1, b"\x00\x3c" + bytes(10) + properties), events)
+        assert events[0].headers == {"k": bytes([number]) * 50_000}
+    kept = [key for value in vars(parser).values() if isinstance(value, dict) for key in value]
+    assert sum(len(key) for key in kept if isinstance(key, bytes)) < 50_000
+
+
 # -- what is wrong
 
 DELIVER, HEADER, BODY = (bytes.fromhex(data) for data, _ in GOLDEN[:3])

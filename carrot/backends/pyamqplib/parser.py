@@ -31,6 +31,9 @@ _WITH_CONTENT = frozenset([_DELIVER, _RETURN, _GET_OK])
 #: Entries that each cache of a parser may hold before it begins anew.
 _CACHED = 1024
 
+#: Bytes of properties that are kept for messages with the same ones.
+_SMALL = 1024
+
 #: Kinds of events other than deliveries; each is the first item of a tuple:
 #: ``(METHOD, channel number, payload)``,
 #: ``(CONFIRM, channel, delivery tag, multiple, whether it is an ack)``,
@@ -312,7 +315,8 @@ class Parser:
         if len(data) < 2:
             raise ProtocolError("a content header is cut off")
         encoded = Properties(data)
-        self._remember(self._properties, data, encoded)
+        if len(data) <= _SMALL:
+            self._remember(self._properties, data, encoded)
         return encoded
 
     @staticmethod
