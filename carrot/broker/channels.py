@@ -110,13 +110,14 @@ class Channel(DeclaringChannel):
                 len(body) > vhost.broker.max_message_size
                 or source.is_internal
                 or "expiration" in properties
-                or "user_id" in properties
             ):
                 self._check_message(body, properties, source)
             headers = properties.get("headers") or _NO_HEADERS
             copies = None
             if "CC" in headers or "BCC" in headers:
                 copies = _copies(headers)
+            if "user_id" in properties:
+                self._check_user(properties["user_id"])
         except ChannelError:
             self.close()
             raise
@@ -161,7 +162,8 @@ class Channel(DeclaringChannel):
             fault = checks.expiration_fault(expiration)
             if fault is not None:
                 raise refusal(406, f"invalid expiration '{expiration}': {fault}")
-        user = properties.get("user_id", self.connection.user)
+
+    def _check_user(self, user: str) -> None:
         if user != self.connection.user:
             raise refusal(
                 406,

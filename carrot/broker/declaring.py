@@ -223,8 +223,10 @@ class DeclaringChannel(ABC):
         if binding.to_exchange:
             target = vhost.exchange(binding.destination)
         else:
-            target = vhost.queue(binding.destination, self.connection)
+            target = vhost.queue(binding.destination)
         checks.check_binding_arguments(source.declared.type, binding.arguments)
+        if not binding.to_exchange:
+            vhost.queue(binding.destination, self.connection)
         source.bind(binding, target)
 
     def _unbind(self, binding: topology.Binding) -> None:
