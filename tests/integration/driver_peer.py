@@ -16,7 +16,7 @@ from amqp.serialization import dumps, loads
 from carrot.backends.pyamqplib import Connection
 from tests.waiting import wait_until
 
-__all__ = ["Peer", "deliver", "method"]
+__all__ = ["Peer", "deliver", "drain", "method", "sent", "subscribed"]
 
 Signature = tuple[int, int]
 
@@ -48,6 +48,25 @@ def deliver(
     """Return the frames of a delivery."""
     head = method(channel, spec.Basic.Deliver, "sLbss", consumer, tag, False, "e", "k")
     return head + content(channel, body, **properties)
+
+
+def subscribed(connection: Connection, tag: str = "c", **options: Any) -> tuple[Any, list[Any]]:
+    """Return a channel that consumes, and the list into which it does."""
+    channel, got = connection.channel(), []
+    options.setdefault("callback", got.append)
+    channel.basic_consume("q", tag, **options)
+    return channel, got
+
+
+def sent(*tags: int, channel: int = 1) -> bytes:
+    """Return the frames of deliveries with these tags."""
+    return b"".join(deliver(channel, tag) for tag in tags)
+
+
+def drain(connection: Connection, times: int) -> None:
+    """Drain so many events."""
+    for _ in range(times):
+        connection.drain_events(5)
 
 
 class Peer:

@@ -290,7 +290,7 @@ def test_an_answer_that_does_not_come(peer: Peer) -> None:
     channel = connection.channel()
     peer.answers[spec.Queue.Declare] = None
     started = time.monotonic()
-    with pytest.raises(ConnectionLost, match=r"did not answer Queue.declare within 0.3 sec"):
+    with pytest.raises(ConnectionLost, match=r"did not answer Queue.declare within 0\.\d+ sec"):
         channel.queue_declare("q")
     assert time.monotonic() - started < 2
     with pytest.raises(ConnectionLost, match=r"did not answer Queue.declare"):
@@ -432,8 +432,7 @@ def test_a_connection_that_is_forgotten(peer: Peer) -> None:
     connection.connect()
     connection.channel()
     del connection
-    gc.collect()
-    assert peer.gone.wait(5)
+    wait_until(lambda: gc.collect() >= 0 and peer.gone.is_set(), 5)
 
 
 # -- forking
