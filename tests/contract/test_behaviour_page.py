@@ -4,7 +4,7 @@ from tests.contract.behaviour_table import HEAD, PAGE, behaviours
 
 
 def test_the_page_is_current() -> None:
-    """The page has every behaviour, and every broker has each: a run of today would write it."""
+    """The page has every behaviour of the suite, and every broker has each."""
     rows = "".join(
         f"   * - {promise}\n" + 3 * "     - yes\n" for promise in behaviours().values()
     )
