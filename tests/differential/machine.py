@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
-from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.differential.comparing import Difference, Pair
@@ -34,7 +33,7 @@ class Differential(RuleBasedStateMachine):
         self.is_over = False
         self.tally["sequences"] += 1
 
-    @initialize(operations=st.lists(PREPARATIONS, min_size=4, max_size=8))
+    @initialize(operations=PREPARATIONS)
     def prepare(self, operations: list[Operation]) -> None:
         """Declare a few things."""
         for operation in operations:
@@ -77,14 +76,24 @@ class Differential(RuleBasedStateMachine):
     def _fit(self, slot: int, method: str, arguments: dict[str, Any]) -> Operation | None:
         """Return the operation with what depends on the state filled in, if it makes sense."""
         memory = self.pair.memory
-        channel = memory.channels[slot]
         arguments = dict(arguments)
         if "$0" in arguments.values() and not memory.names.chosen:
             return None
-        if "delivery_tag" in arguments:
-            number, unacked = arguments["delivery_tag"], sorted(channel.unacked)
-            if number >= 0 and not unacked:
+        if method in ("queue_declare", "exchange_declare") and len(arguments) > 3:
+            # Mostly refused where it exists, with the channel closed.
+            vhost, name = memory.vhost, arguments.get("queue", arguments.get("exchange"))
+            if (name in vhost.queues or name in vhost.exchanges) and len(self.pair.log) % 4:
                 return None
+        else:
+            self._aim(method, slot, arguments)
+        if "delivery_tag" in arguments:
+            slots = [each for each in range(SLOTS) if memory.channels[each].unacked]
+            number = arguments["delivery_tag"]
+            if slots:
+                slot = slots[slot % len(slots)]
+            elif number >= 0:
+                return None
+            unacked = sorted(memory.channels[slot].unacked)
             tag = unacked[number % len(unacked)] if number >= 0 else 99
             if number < 0 and arguments.get("multiple"):
                 tag = 0
@@ -108,10 +117,35 @@ class Differential(RuleBasedStateMachine):
         elif method == "basic_consume" and not self._may_consume(slot, arguments):
             return None
         elif method == "basic_qos" and arguments["global_"] and arguments["prefetch_count"]:
-            queues = {consumer.queue for consumer in channel.consumers.values()}
-            if len(queues) > 1:
+            consumers = memory.channels[slot].consumers.values()
+            if len({consumer.queue for consumer in consumers}) > 1:
                 return None
         return slot, method, arguments
+
+    def _aim(self, method: str, slot: int, arguments: dict[str, Any]) -> None:
+        """Name a queue that exists, rather than one that does not."""
+        vhost = self.pair.memory.vhost
+        queues = {
+            name: queue
+            for name, queue in vhost.queues.items()
+            if name in ("q1", "q2", "q3") and queue.owner in (None, self._connection(slot))
+        }
+        if method in ("basic_get", "basic_consume"):
+            filled = {name: queue for name, queue in queues.items() if queue.ready.count}
+            queues = filled or queues
+        exchanges = [name for name in vhost.exchanges if name in ("e1", "e2", "e3")]
+        if "again" in arguments or (method == "exchange_declare" and len(arguments) > 2):
+            return
+        for where, there in (
+            ("routing_key" if arguments.get("exchange") == "" else "queue", list(queues)),
+            *((key, exchanges) for key in ("exchange", "source", "destination")),
+        ):
+            name = arguments.get(where, "")
+            if there and name in ("q1", "q2", "q3", "e1", "e2", "e3"):
+                arguments[where] = there[int(name[1:]) % len(there)]
+
+    def _connection(self, slot: int) -> Any:
+        return self.pair.memory.connections[slot // CHANNELS_EACH]
 
     def _may_consume(self, slot: int, arguments: dict[str, Any]) -> bool:
         memory = self.pair.memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,7 @@ class Names:
         return {key: self._resolved(value) for key, value in arguments.items()}
 
     def _resolved(self, value: Any) -> Any:
-        if isinstance(value, str) and value[:1] == "$":
+        if isinstance(value, str) and value[:1] == "$" and int(value[1:]) < len(self.chosen):
             return self.chosen[int(value[1:])]
         return value
 
@@ -71,7 +72,8 @@ class Names:
         if isinstance(value, str):
             for number, name in enumerate(self.chosen):
                 value = value.replace(name, f"${number}")
-            return value
+            # Of a queue that was refused, there is no more than that.
+            return re.sub(r"amq\.gen-[\w-]{22}", "$", value)
         # 1 == True == 1.0, but they are not the same on the wire.
         return (
             value if isinstance(value, (bytes, type(None))) else (type(value).__name__, value)

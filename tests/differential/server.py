@@ -99,6 +99,8 @@ class ServerSide:
         if method == "exchange_declare":
             self._declare_exchange(slot, **arguments)
             return None
+        if method == "queue_declare":
+            arguments.setdefault("auto_delete", False)  # True to the amqp package
         answer = getattr(channel, method)(**arguments)
         if method == "queue_declare":
             if not arguments.get("queue"):
