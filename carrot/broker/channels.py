@@ -147,6 +147,8 @@ class Channel(DeclaringChannel):
     def _check_message(
         self, body: bytes, properties: dict[str, Any], exchange: Exchange
     ) -> None:
+        # Of a message that is too large, or goes to an internal exchange, or
+        # has an expiration.
         vhost = self._vhost
         if len(body) > vhost.broker.max_message_size:
             raise refusal(
@@ -157,11 +159,10 @@ class Channel(DeclaringChannel):
         if exchange.is_internal:
             where = resource("exchange", exchange.name, vhost.name)
             raise refusal(403, f"cannot publish to internal {where}")
-        if "expiration" in properties:
-            expiration = properties["expiration"]
-            fault = checks.expiration_fault(expiration)
-            if fault is not None:
-                raise refusal(406, f"invalid expiration '{expiration}': {fault}")
+        expiration = properties["expiration"]
+        fault = checks.expiration_fault(expiration)
+        if fault is not None:
+            raise refusal(406, f"invalid expiration '{expiration}': {fault}")
 
     def _check_user(self, user: str) -> None:
         if user != self.connection.user:

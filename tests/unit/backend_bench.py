@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from carrot.backends.queue import Backend, Connection
+from tests.waiting import wait_until
 
-__all__ = ["Link", "backend_on", "declared"]
+__all__ = ["Link", "Thread", "asleep", "declared", "send"]
 
 
 class Link:
@@ -38,12 +41,41 @@ class Link:
         self.counted[counter] += by
 
 
-def backend_on(link: Any) -> Backend:
-    """Return a backend on a connection."""
-    return Backend(link)
-
-
 def declared(backend: Backend, queue: str = "q", **arguments: Any) -> Backend:
     """Declare a queue by a backend, and return that."""
     backend.queue_declare(queue, False, False, False, arguments)
     return backend
+
+
+def send(backend: Backend, body: str = "m", key: str = "q", **properties: Any) -> None:
+    message = backend.prepare_message(body, 2, properties=properties or None)
+    backend.publish(message, "", key)
+
+
+class Thread(threading.Thread):
+    """A thread that keeps what its function returned or raised."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        super().__init__(daemon=True)
+        self._work = (function, args)
+        self.answer: Any = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        function, args = self._work
+        try:
+            self.answer = function(*args)
+        except Exception as error:
+            self.error = error
+
+    def done(self) -> Thread:
+        """Wait for the end, and return the thread."""
+        self.join(15)
+        assert not self.is_alive()
+        return self
+
+
+def asleep(connection: Connection, threads: int = 1) -> None:
+    """Wait until so many threads sleep in drain_events."""
+    wait_until(lambda: len(connection._bells) == threads, what=f"{threads} threads sleep")

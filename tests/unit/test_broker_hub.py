@@ -1,4 +1,4 @@
-"""One broker for several threads: waiting, waking, faults on command."""
+"""One broker for several threads and processes: waiting, waking, ending."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from carrot.backends.queue import Backend, Connection, hub, reset
+from carrot.backends.queue import Backend, hub, reset
 from carrot.backends.queue.hub import _after_fork_in_child, _before_fork
-from carrot.confirms import Tracker
 from carrot.exceptions import (
     ChannelError,
-    ConnectFailed,
-    ConnectionBlocked,
     ConnectionClosed,
     ConnectionLost,
     DrainTimeout,
 )
-from tests.unit.backend_bench import Link, declared
-from tests.waiting import wait_until
+from tests.unit.backend_bench import Link, Thread, asleep, declared, send
 
 HOST = "hub-tests"
 
@@ -39,40 +35,6 @@ def link() -> Iterator[Link]:
 @pytest.fixture
 def backend(link: Link) -> Backend:
     return declared(Backend(link))
-
-
-def send(backend: Backend, body: str = "m", key: str = "q", **properties: Any) -> None:
-    message = backend.prepare_message(body, 2, properties=properties or None)
-    backend.publish(message, "", key)
-
-
-class Thread(threading.Thread):
-    """A thread that keeps what its function returned or raised."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        super().__init__(daemon=True)
-        self._work = (function, args)
-        self.answer: Any = None
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        function, args = self._work
-        try:
-            self.answer = function(*args)
-        except Exception as error:
-            self.error = error
-
-    def done(self) -> Thread:
-        """Wait for the end, and return the thread."""
-        self.join(15)
-        assert not self.is_alive()
-        return self
-
-
-def asleep(connection: Connection, threads: int = 1) -> None:
-    """Wait until so many threads sleep in drain_events."""
-    wait_until(lambda: len(connection._bells) == threads, what=f"{threads} threads sleep")
 
 
 # -- brokers
@@ -349,12 +311,23 @@ def test_two_threads_open_one_channel(link: Link) -> None:
     assert opening.done().answer is opened
 
 
-def test_closed_channels_are_forgotten(link: Link) -> None:
+def test_closed_channels_are_forgotten(link: Link, backend: Backend) -> None:
     """A connection does not keep the channels that were closed on it."""
+    backend.declare_consumer("q", True, lambda message: None, "tag")
     for _ in range(10):
         link.driver.channel().close()
-    gc.collect()
-    assert len(link.driver._channels) <= 2
+    for _ in range(10):
+        channel = link.driver.channel()
+        name = channel.queue_declare()[0]
+        channel.basic_consume(name)
+        for _ in range(5):
+            channel.basic_publish(b"", {}, "", name)
+        send(backend)
+        channel.close()
+    assert len(link.driver._channels) <= 4
+    assert len(link.driver._inbox) <= 30, "10 of them are of the open channel"
+    for _ in range(10):
+        assert link.drain_events(1)
 
 
 def test_closed_and_lost_connections(link: Link, backend: Backend) -> None:
@@ -384,81 +357,6 @@ def test_a_connection_that_the_broker_closed(link: Link, backend: Backend) -> No
         backend.declare_consumer("q", False, print, "tag")
     with pytest.raises(ConnectionLost, match="closed the connection after an error"):
         backend.get("q")
-
-
-# -- faults
-
-
-def test_dropped_connections(link: Link, backend: Backend) -> None:
-    """Dropping wakes who waits, gives messages back, and ends exclusive queues."""
-    backend.queue_declare("mine", False, True, True)
-    backend.declare_consumer("q", False, print, "tag")
-    send(backend)
-    link.drain_events(1)
-    drained = Thread(link.drain_events)
-    asleep(link.driver)
-    hub(HOST).drop_connections("pulled the plug")
-    assert isinstance(drained.done().error, ConnectionLost)
-    assert "pulled the plug" in str(drained.error)
-    other = Backend(Link(HOST))
-    assert not other.queue_exists("mine")
-    assert other.get("q") is not None
-
-
-def test_told_of_a_lost_connection(link: Link) -> None:
-    """``on_lost`` is told why."""
-    told: list[Exception] = []
-    link.driver.on_lost = told.append
-    hub(HOST).drop_connections("pulled the plug")
-    assert "pulled the plug" in str(told[0])
-
-
-def test_refused_connections(link: Link) -> None:
-    """Nobody connects to a broker that refuses, until it accepts again."""
-    hub(HOST).refuse_connections("closed today")
-    with pytest.raises(ConnectFailed, match=f"memory://{HOST}: closed today"):
-        Link(HOST)
-    hub(HOST).accept_connections()
-    assert Link(HOST).driver.is_open
-
-
-def test_blocked(link: Link, backend: Backend) -> None:
-    """A blocked broker takes nothing; who publishes waits, but not for ever."""
-    hub(HOST).block("disk is full")
-    link.timeout = 0
-    with pytest.raises(ConnectionBlocked, match="disk is full"):
-        send(backend)
-    link.timeout = 15
-    sending = Thread(send, backend)
-    wait_until(lambda: hub(HOST).changed._waiters)  # type: ignore[attr-defined]
-    hub(HOST).unblock()
-    assert sending.done().error is None
-    assert backend.get("q") is not None
-
-
-def test_dropped_while_blocked(link: Link, backend: Backend) -> None:
-    """Who waits for a blocked broker hears that the connection was lost."""
-    hub(HOST).block()
-    sending = Thread(send, backend)
-    wait_until(lambda: hub(HOST).changed._waiters)  # type: ignore[attr-defined]
-    hub(HOST).drop_connections()
-    assert isinstance(sending.done().error, ConnectionLost)
-
-
-def test_waiting_for_a_confirm(link: Link, backend: Backend) -> None:
-    """Who waits for confirms wakes when there is one, or the connection is lost."""
-    tracker = Tracker()
-    backend.confirm_select(tracker)
-    hub(HOST).lose_confirms(1)
-    send(backend)
-    pumping = Thread(backend.pump, 15)
-    wait_until(lambda: hub(HOST).changed._waiters)  # type: ignore[attr-defined]
-    send(backend)
-    assert pumping.done().error is None
-    pumping = Thread(backend.pump, 15)
-    wait_until(lambda: hub(HOST).changed._waiters)  # type: ignore[attr-defined]
-    hub(HOST).drop_connections()
-    assert isinstance(pumping.done().error, ConnectionLost)
 
 
 # -- processes

@@ -52,6 +52,8 @@ class Connection:
         self._channels: dict[broker.Channel, Channel] = {}
         # Channels that were sent something, once for each event.
         self._inbox: deque[broker.Channel] = deque()
+        # How many of these, at most, are closed and were forgotten.
+        self._stale = 0
         # Locks, held, that sleeping threads wait for.
         self._bells: deque[threading.Lock] = deque()
         # The number of the last wake(), and which one each thread saw.
@@ -89,9 +91,19 @@ class Connection:
             raw = self.raw.channel()
             channel = self._channels[raw] = Channel(self, raw)
             if len(self._channels) > 2 * len(self.raw.channels):
-                for closed in [each for each in self._channels if not each.is_open]:
-                    del self._channels[closed]
+                self._forget_closed()
             return channel
+
+    def _forget_closed(self) -> None:
+        for closed in [each for each in self._channels if not each.is_open]:
+            self._stale += len(self._channels.pop(closed).events)
+        if 2 * self._stale > len(self._inbox):
+            self._stale = 0
+            with suppress(IndexError):  # other threads take from it meanwhile
+                for _ in range(len(self._inbox)):
+                    raw = self._inbox.popleft()
+                    if raw.is_open:
+                        self._inbox.append(raw)
 
     def close(self) -> None:
         """Close; idempotent. Unsettled messages return to their queues."""
