@@ -19,6 +19,7 @@ __all__ = [
     "check_queue",
     "check_same_exchange",
     "check_same_queue",
+    "check_unnamed",
     "expiration_fault",
     "wire_type",
 ]
@@ -31,6 +32,13 @@ def check_name(kind: str, name: str) -> None:
     """Refuse the names that belong to the broker."""
     if name.startswith("amq."):
         raise refusal(403, f"{kind} name '{name}' contains reserved prefix 'amq.*'")
+
+
+def check_unnamed(arguments: Mapping[str, Any]) -> None:
+    """Refuse to choose the name of a queue of a type that must have one."""
+    kind = arguments.get("x-queue-type")
+    if kind in ("quorum", "stream"):
+        raise refusal(406, f"Cannot declare a server-named queue for type rabbit_{kind}_queue")
 
 
 def check_not_default(*exchanges: str) -> None:

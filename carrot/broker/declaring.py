@@ -72,7 +72,7 @@ class DeclaringChannel(ABC):
         arguments: Table | None = None,
     ) -> None:
         """Declare an exchange."""
-        vhost = self._vhost
+        vhost, exchange = self._vhost, _one_line(exchange)
         if passive:
             checks.check_not_default(exchange)
             vhost.exchange(exchange)
@@ -94,7 +94,7 @@ class DeclaringChannel(ABC):
     @channel_method
     def exchange_delete(self, exchange: str, if_unused: bool = False) -> None:
         """Delete an exchange, if there is one."""
-        vhost = self._vhost
+        vhost, exchange = self._vhost, _one_line(exchange)
         checks.check_not_default(exchange)
         where = resource("exchange", exchange, vhost.name)
         if exchange.startswith("amq."):
@@ -114,7 +114,7 @@ class DeclaringChannel(ABC):
         arguments: Table | None = None,
     ) -> None:
         """Bind the exchange *destination* to the exchange *source*."""
-        self._bind(topology.Binding(source, destination, routing_key, arguments or {}, True))
+        self._bind(_binding(source, destination, routing_key, arguments, to_exchange=True))
 
     @channel_method
     def exchange_unbind(
@@ -125,7 +125,7 @@ class DeclaringChannel(ABC):
         arguments: Table | None = None,
     ) -> None:
         """Remove the binding of *destination* to *source*, if there is one."""
-        self._unbind(topology.Binding(source, destination, routing_key, arguments or {}, True))
+        self._unbind(_binding(source, destination, routing_key, arguments, to_exchange=True))
 
     # -- queues
 
@@ -143,11 +143,12 @@ class DeclaringChannel(ABC):
 
         :returns: its name, how many messages wait, how many consumers it has.
         """
-        vhost, user = self._vhost, self.connection
+        vhost, user, queue = self._vhost, self.connection, _one_line(queue)
         if passive:
             found = vhost.queue(queue, user)
         else:
             if not queue:
+                checks.check_unnamed(arguments or {})
                 queue = "amq.gen-" + token_urlsafe(16)
             else:
                 checks.check_name("queue", queue)
@@ -173,7 +174,7 @@ class DeclaringChannel(ABC):
     @channel_method
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
         """Delete a queue, if there is one. Returns how many messages waited in it."""
-        vhost, queue = self._vhost, self._named(queue)
+        vhost, queue = self._vhost, _one_line(self._named(queue))
         if queue not in vhost.queues:
             return 0
         found = vhost.queue(queue, self.connection)
@@ -196,7 +197,7 @@ class DeclaringChannel(ABC):
         if not queue and not routing_key:
             routing_key = self._named(queue)
         queue = self._named(queue)
-        self._bind(topology.Binding(exchange, queue, routing_key, arguments or {}))
+        self._bind(_binding(exchange, queue, routing_key, arguments))
 
     @channel_method
     def queue_unbind(
@@ -206,7 +207,7 @@ class DeclaringChannel(ABC):
         if not queue and not routing_key:
             routing_key = self._named(queue)
         queue = self._named(queue)
-        self._unbind(topology.Binding(exchange, queue, routing_key, arguments or {}))
+        self._unbind(_binding(exchange, queue, routing_key, arguments))
 
     def _named(self, queue: str) -> str:
         # An empty name means the queue that this channel declared last.
@@ -237,3 +238,19 @@ class DeclaringChannel(ABC):
             if not binding.to_exchange:
                 vhost.queue(binding.destination, self.connection)
             vhost.unbind(binding, source.outgoing[binding.identity][1])
+
+
+def _one_line(name: str) -> str:
+    # RabbitMQ takes line ends out of the names of what is declared and bound.
+    return name.replace("\r", "").replace("\n", "")
+
+
+def _binding(
+    source: str,
+    destination: str,
+    routing_key: str,
+    arguments: Table | None,
+    to_exchange: bool = False,
+) -> topology.Binding:
+    source, destination = _one_line(source), _one_line(destination)
+    return topology.Binding(source, destination, routing_key, arguments or {}, to_exchange)

@@ -177,6 +177,21 @@ def test_other_queue_types_are_taken(bench: Bench) -> None:
     bench.queue("q", durable=True, x_queue_type="quorum", x_delivery_limit=5)
     bench.publish("a")
     assert bench.bodies() == ["a"]
+    declare = bench.channel.queue_declare
+    text = refused(bench.channel, 406, declare, "", arguments={"x-queue-type": "stream"})
+    assert text.endswith("Cannot declare a server-named queue for type rabbit_stream_queue")
+
+
+def test_line_ends_in_names(bench: Bench) -> None:
+    """Line ends are taken out of names that are declared and bound, but no others."""
+    assert bench.queue("q\r\n") == "q"
+    bench.channel.exchange_declare("x\n", "fanout")
+    bench.channel.queue_bind("\nq", "x\n", "k\n")
+    bench.publish("m", exchange="x", key="k\n")
+    assert bench.bodies() == ["m"]
+    bench.channel.queue_delete("q\n")
+    bench.channel.exchange_delete("x\n")
+    refused(bench.channel, 404, bench.channel.basic_publish, b"", {}, "x", "")
 
 
 def test_exclusive_queues_are_locked(bench: Bench) -> None:
