@@ -165,9 +165,12 @@ class ServerSide:
 
     # -- what is sent to channels
 
-    def seen(self) -> list[Seen]:
-        """Return what each channel was sent since :meth:`forget`, once it was read."""
-        for slot in range(SLOTS):
+    def seen(self, busy: Iterable[int]) -> list[Seen]:
+        """Return what each channel was sent since :meth:`forget`.
+
+        :param busy: the channels that may be sent something just now.
+        """
+        for slot in busy:
             self._round_trip(slot)
         return self._seen
 

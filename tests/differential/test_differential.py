@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.differential.comparing import Difference
 from tests.differential.machine import STEPS, Differential
 from tests.servers.vhost import VirtualHost
 
@@ -28,14 +29,19 @@ def test_both_brokers_do_the_same(
         }
 
     Differential.tally.clear()
-    run_state_machine_as_test(
-        Compared,
-        settings=settings(
-            max_examples=request.config.getoption("differential"),
-            stateful_step_count=STEPS + 15,  # some operations do not fit in
-            database=None,
-            phases=[Phase.generate],  # a failing sequence is made shorter by itself
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    print(dict(Differential.tally))
+    try:
+        run_state_machine_as_test(
+            Compared,
+            settings=settings(
+                max_examples=request.config.getoption("differential"),
+                stateful_step_count=STEPS + 15,  # some operations do not fit in
+                database=None,
+                phases=[Phase.generate],  # a failing sequence is made shorter by itself
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except Difference as difference:
+        # The script tells all; the sequence that it was made of is forty lines more.
+        pytest.fail(str(difference), pytrace=False)
+    finally:
+        print(dict(Differential.tally))
