@@ -55,6 +55,15 @@ class AmqplibShaped(pyamqplib.Backend):
         connection.connect()
         return connection
 
+    def publish(self, *args: Any, **kwargs: Any) -> None:
+        super().publish(*args, **kwargs)
+        # Such connections know no confirms; an answer on the channel says that
+        # the broker is done with what was sent before. Waiting for it would
+        # run the callbacks of consumers, though.
+        channels = self.connection.connection.channels.values()
+        if not any(getattr(channel, "callbacks", None) for channel in channels):
+            self.channel.exchange_declare("amq.direct", "direct", passive=True)
+
 
 class TestAmqplibShaped(BackendContract):
     """A subclass of the RabbitMQ backend with a plain connection keeps the contract."""

@@ -85,7 +85,7 @@ def test_02_a_peer_that_falls_silent_and_is_cut(rabbitmq: VirtualHost, proxy: Pr
             longest = max(longest, time.monotonic() - started)
         publisher.close()
         timer.join()
-        assert longest < 20
+        assert longest < 21  # the deadline, and a moment to say so
     numbers = arrived(rabbitmq)
     assert list(dict.fromkeys(numbers)) == list(range(1000))
     assert len(numbers) <= 1000 + 2 * WINDOW
