@@ -13,10 +13,11 @@ from amqp import sasl, spec
 from amqp.basic_message import Message
 from amqp.serialization import dumps, loads
 
+from carrot.backends import pyamqplib
 from carrot.backends.pyamqplib import Connection
 from tests.waiting import wait_until
 
-__all__ = ["Peer", "deliver", "drain", "method", "sent", "subscribed"]
+__all__ = ["Link", "Peer", "deliver", "drain", "method", "sent", "subscribed"]
 
 Signature = tuple[int, int]
 
@@ -260,3 +261,41 @@ def _cancel_ok(channel: int, arguments: bytes) -> bytes:
 def _declare_ok(channel: int, arguments: bytes) -> bytes:
     (_, queue), _ = loads("Bs", arguments, 0)
     return method(channel, spec.Queue.DeclareOk, "sll", queue, 0, 0)
+
+
+class Link:
+    """As much of a ``BrokerConnection`` as a backend asks for."""
+
+    hostname: str | None = "127.0.0.1"
+    userid: str | None = "user"
+    password: str | None = "secret"
+    virtual_host = "/"
+    port: int | None = None
+    ssl = False
+    connect_timeout = 5.0
+    timeout = 5.0
+
+    def __init__(self, backend_cls: Any = pyamqplib.Backend, **settings: Any) -> None:
+        self.backend_cls = backend_cls
+        self.driver: Any = None
+        self.counted: list[str] = []
+        self.__dict__.update(settings)
+
+    @property
+    def host(self) -> str:
+        return f"{self.hostname}:{self.port}"
+
+    @property
+    def connection(self) -> Any:
+        if self.driver is None:
+            self.driver = self.backend_cls(self).establish_connection()
+        return self.driver
+
+    def get_channel(self) -> Any:
+        return self.connection.channel()
+
+    def drain_events(self, timeout: float | None = None) -> Any:
+        return self.connection.drain_events(timeout=timeout)
+
+    def count(self, counter: str) -> None:
+        self.counted.append(counter)

@@ -48,8 +48,8 @@ class Backend(SendingBackend):
     It reaches the broker only through ``connection.channel()`` and the
     channel methods of the ``amqp`` package: subclasses may have
     :meth:`establish_connection` return another connection of that shape.
-    Those are taken to know neither confirms nor how to be stopped, unless
-    they set :attr:`features`.
+    Those are taken to know neither confirms, nor how to be stopped, nor what
+    bore a message, unless they set :attr:`features`.
     """
 
     features: ClassVar[frozenset[str]] = frozenset(
@@ -76,7 +76,7 @@ class Backend(SendingBackend):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "establish_connection" in cls.__dict__ and "features" not in cls.__dict__:
-            cls.features = cls.features - {"confirms", "stop"}
+            cls.features = cls.features - {"confirms", "stop", "bearers"}
 
     # -- topology
 
