@@ -113,7 +113,9 @@ _declare_queue = _call(
 _declare_exchange = _call(
     "exchange_declare",
     exchange=_exchanges,
-    type=st.sampled_from(["direct", "fanout", "topic", "headers"] * 4 + ["x-carrots"]),
+    type=st.sampled_from(
+        ["direct", "fanout", "fanout", "fanout", "topic", "headers"] * 3 + ["x-carrots"]
+    ),
     passive=st.just(False),
     durable=_flags,
     auto_delete=_rarely,
@@ -206,7 +208,7 @@ PREPARATIONS = st.tuples(
     _named(_declare_exchange, exchange="e1"),
     _named(_declare_exchange, exchange="e2"),
     *[_named(_declare_queue, queue=name) for name in ("q1", "q2", "q3")],
-    *[_named(_bind_queue, exchange=name) for name in ("e1", "e1", "e2")],
+    *[_named(_bind_queue, exchange=name) for name in ("e1", "e1", "e1", "e2")],
 ).map(list)
 
 _weighted = [
