@@ -481,9 +481,11 @@ def test_a_child_of_a_fork_in_the_middle_of_things(peer: Peer) -> None:
     connection = peer.connect()
 
     def child() -> None:
-        with pytest.raises(ConnectionLost, match="forked"):
-            connection.channel()
+        for use in (connection.channel, channel.queue_declare, channel.basic_get):
+            with pytest.raises(ConnectionLost, match="forked"):
+                use()
 
-    with connection.outbox.lock, connection._opening, connection._ending:
+    channel = connection.channel()
+    with connection.outbox.lock, connection._opening, connection._ending, channel._turns:
         assert in_a_child(child) == 0
     assert connection.channel().is_open

@@ -17,7 +17,9 @@ from carrot.exceptions import (
     ConnectionBlocked,
     ConnectionLost,
     EncodeError,
+    NotSupported,
 )
+from carrot.utils import time_limit
 from tests.integration.driver_peer import Peer, deliver, drain, method, sent, subscribed
 from tests.waiting import wait_until
 
@@ -149,6 +151,23 @@ def test_what_cannot_be_declared(
         channel.queue_declare(**declaration)
     assert channel.queue_declare("q").queue == "q"
     assert len(peer.got(spec.Queue.Declare)) == 1
+
+
+def test_what_the_amqp_package_would_do_slowly(connection: Connection) -> None:
+    """Its own ways to publish are refused, or are ours."""
+    channel = connection.channel()
+    with pytest.raises(NotSupported, match="tracker"):
+        channel.basic_publish_confirm(AMQPMessage("x"), "e", "k")
+    with pytest.raises(NotSupported, match="basic_publish"):
+        channel.send_method(spec.Basic.Publish, "Bssbb", (0, "e", "k", 0, 0), AMQPMessage("x"))
+
+
+def test_one_channel_of_slow_answers(peer: Peer, connection: Connection) -> None:
+    """Whose turn does not come in time raises, and leaves the connection alone."""
+    channel = connection.channel()
+    with channel._turns, time_limit(0.1), pytest.raises(ConnectionLost, match="did not answer"):
+        channel.queue_declare("q")
+    assert channel.queue_declare("q").queue == "q"
 
 
 def test_confirms_and_returns_reach_their_channel(peer: Peer, connection: Connection) -> None:

@@ -30,7 +30,7 @@ from carrot.backends.pyamqplib.wire import (
     settle_frame,
     shortstr,
 )
-from carrot.exceptions import BrokerError, ChannelError, NotFound, channel_error
+from carrot.exceptions import BrokerError, ChannelError, NotFound, NotSupported, channel_error
 from carrot.utils import time_limit
 
 __all__ = ["Channel"]
@@ -145,6 +145,15 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             driver.settle_down(deadline or monotonic() + within(driver.timeout))
         if not written and entry is None:
             raise driver.ended()
+
+    _basic_publish = basic_publish
+
+    def basic_publish_confirm(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: it would wait for each message.
+
+        :raises NotSupported: always.
+        """
+        raise NotSupported("give the channel a tracker, which counts confirms without waiting")
 
     def _new_prefix(
         self, exchange: Any, routing_key: Any, mandatory: Any, properties: bytes

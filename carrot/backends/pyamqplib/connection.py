@@ -21,7 +21,7 @@ from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.errors import connect_failed, lost, reason
 from carrot.backends.pyamqplib.inbox import Inbox
-from carrot.backends.pyamqplib.outbox import Outbox
+from carrot.backends.pyamqplib.outbox import Outbox, frame_writer
 from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tls import TLS
@@ -99,7 +99,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             connect_timeout=connect_timeout,
             heartbeat=heartbeat,
             ssl=TLS(ssl) if ssl else None,
-            frame_writer=_frame_writer,
+            frame_writer=frame_writer,
             **kwargs,
         )
         self.timeout = timeout
@@ -491,16 +491,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             for number, channel in self.channels.items():
                 if number:
                     channel.is_open = False
+                    channel._prepare_calls(self)
             if self._transport is not None:
                 self._transport.abandon()
             self.inbox.close()
-
-
-def _frame_writer(connection: Connection, transport: Any) -> Callable[..., None]:
-    """Return the function by which the ``amqp`` package writes; ours goes elsewhere."""
-
-    def write(kind: int, channel: int, sig: Any, arguments: Any, content: Any) -> None:
-        frame = HEARTBEAT if kind == 8 else method_frame(channel, sig, arguments or b"")
-        connection.write(frame)
-
-    return write

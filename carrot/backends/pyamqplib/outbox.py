@@ -8,8 +8,9 @@ from time import monotonic
 from typing import Any
 
 from carrot.backends.pyamqplib.transport import Transport
+from carrot.backends.pyamqplib.wire import HEARTBEAT, method_frame
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "frame_writer"]
 
 
 class Outbox:
@@ -115,3 +116,13 @@ def _after(pieces: list[Any], sent: int) -> list[Any]:
             return [memoryview(piece)[sent:], *pieces[index + 1 :]]
         sent -= len(piece)
     return []
+
+
+def frame_writer(connection: Any, transport: Any) -> Callable[..., None]:
+    """Return the function by which the ``amqp`` package writes; ours goes elsewhere."""
+
+    def write(kind: int, channel: int, sig: Any, arguments: Any, content: Any) -> None:
+        frame = HEARTBEAT if kind == 8 else method_frame(channel, sig, arguments or b"")
+        connection.write(frame)
+
+    return write

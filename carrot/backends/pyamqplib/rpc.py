@@ -11,7 +11,7 @@ from typing import Any
 import amqp.exceptions
 from amqp.serialization import dumps
 
-from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost
+from carrot.exceptions import ConfigurationError, NotSupported
 from carrot.utils import time_left
 
 __all__ = ["Caller", "Reply", "within"]
@@ -71,9 +71,12 @@ class Caller:
     ) -> Any:
         """Send a method; with *wait*, return the arguments of the answer.
 
+        :param content: of a message, for which this is too slow.
         :raises ConfigurationError: the arguments cannot be encoded.
         :raises ConnectionLost: the answer did not come in time.
         """
+        if content is not None:
+            raise NotSupported("messages are written by basic_publish()")
         arguments = _encoded(sig, format, args)
         if wait is None:
             self._send(sig, arguments)
@@ -90,11 +93,13 @@ class Caller:
 
         :param vital: whether the connection is of no use without an answer.
         """
-        driver = self._driver
+        driver, turns = self._driver, self._turns
+        driver.check(sig)
         limit = within(driver.timeout)
         deadline = monotonic() + limit
-        if not self._turns.acquire(timeout=limit):
-            raise driver.gave_up(sig, limit, vital)
+        if not turns.acquire(timeout=limit):
+            # Another thread still waits for its answer, and will see to it.
+            raise driver.gave_up(sig, limit, vital=False)
         reply = Reply()
         try:
             # Before it is sent: another thread may read the answer at once.
@@ -105,35 +110,10 @@ class Caller:
         finally:
             for answer in answers:
                 self._pending.pop(answer, None)
-            self._turns.release()
+            turns.release()
         if reply.error is not None:
             raise reply.error
         return reply.arguments
-
-    def wait(
-        self,
-        method: Any,
-        callback: Callable[..., Any] | None = None,
-        timeout: float | None = None,
-        returns_tuple: bool = False,
-    ) -> Any:
-        """Wait for a method that the broker sends unasked."""
-        reply = Reply()
-        methods = method if isinstance(method, list) else [method]
-        for expected in methods:
-            self._pending[expected] = reply
-        limit = within(self._driver.timeout if timeout is None else timeout)
-        try:
-            self._driver.inbox.pump_until(reply, methods[0], monotonic() + limit)
-        finally:
-            for expected in methods:
-                self._pending.pop(expected, None)
-        if reply.error is not None:
-            raise reply.error
-        if callback is not None:
-            callback(*reply.arguments)
-        answer = reply.arguments
-        return answer if returns_tuple else (answer[0] if answer else None)
 
     def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
         raise NotImplementedError
@@ -144,8 +124,6 @@ def _encoded(sig: tuple[int, int], format: str | None, args: Any) -> bytes:
         return b""
     try:
         data: bytes = dumps(format, args)
-    except (CarrotError, ConnectionLost):
-        raise
     except (
         amqp.exceptions.FrameSyntaxError,
         struct.error,
