@@ -24,6 +24,7 @@ from carrot.backends.pyamqplib.wire import (
     OVERHEAD,
     method_frame,
     pack_body_size,
+    pack_settlement,
     pack_size,
     publish_frames,
     publish_prefix,
@@ -179,17 +180,29 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             if not self.is_open:
                 return False
             posted = outbox.posted
-            in_order = delivery_tag == self._settled + 1
-            joined = in_order and posted and posted[-1] is self._ack
-            frame = settle_frame(self._number, 80, delivery_tag, 1 if joined or multiple else 0)
-            if joined:
-                posted[-1] = frame
+            if multiple or delivery_tag != self._settled + 1:
+                posted.append(settle_frame(self._number, 80, delivery_tag, bool(multiple)))
+                if multiple:
+                    self._settled = max(self._settled, int(delivery_tag))
+            elif posted and posted[-1] is self._ack:
+                posted[-1] = self._ack = pack_settlement(
+                    1, self._number, 13, 60, 80, delivery_tag, 1, 0xCE
+                )
+                self._settled += 1
             else:
-                posted.append(frame)
-            if in_order or multiple:
-                self._settled = max(self._settled, delivery_tag)
-                self._ack = frame
-            return self._posted()
+                self._ack = pack_settlement(1, self._number, 13, 60, 80, delivery_tag, 0, 0xCE)
+                posted.append(self._ack)
+                self._settled += 1
+            # Others may join it, while callbacks follow each other quickly: see
+            # drain_events, and the keeper, for who writes it then.
+            driver = self._driver
+            if (
+                driver.running != get_ident()
+                or not driver.inbox.events
+                or monotonic() - outbox.cleared_at >= HOLD
+            ):
+                outbox.clear()
+            return True
 
     def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> bool:
         """Discard or give back; return whether the channel is there to take it."""
@@ -207,23 +220,9 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 return False
             self._outbox.posted.append(settle_frame(self._number, method, delivery_tag, bits))
             if delivery_tag == self._settled + 1:
-                self._settled = delivery_tag
-            return self._posted()
-
-    def _posted(self) -> bool:
-        """Write what waits, or let it wait for what the next callback settles.
-
-        It waits only while callbacks follow each other quickly; see
-        ``drain_events`` and the keeper for who writes it then.
-        """
-        driver, outbox = self._driver, self._outbox
-        if not (
-            driver.running == get_ident()
-            and driver.inbox.events
-            and monotonic() - outbox.cleared_at < HOLD
-        ):
-            outbox.clear()
-        return True
+                self._settled += 1
+            self._outbox.clear()
+            return True
 
     # -- receiving
 

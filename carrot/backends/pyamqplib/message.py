@@ -7,6 +7,7 @@ from typing import Any
 from amqp.basic_message import Message as AMQPMessage
 
 from carrot.backends.base import BaseMessage
+from carrot.backends.pyamqplib.parser import Delivery
 
 __all__ = ["DeliveryTag", "Message", "Outgoing"]
 
@@ -67,21 +68,29 @@ class Message(BaseMessage):
             return
         self.backend = backend
         self.amqp_message = amqp_message
-        body = self.body = amqp_message.body
-        if body.__class__ is str:  # from a driver that decodes, or of no bytes
-            self.body = body.encode()
-        # Foreign messages may lack any of these.
-        self.content_type = getattr(amqp_message, "content_type", None)
-        self.content_encoding = getattr(amqp_message, "content_encoding", None)
-        number = getattr(amqp_message, "delivery_tag", None)
-        channel = getattr(amqp_message, "channel", None)
-        if channel is not None and number.__class__ is int:
-            tag = self.delivery_tag = DeliveryTag(number)
-            tag.channel = channel
+        self.body = amqp_message.body
+        if amqp_message.__class__ is Delivery:
+            encoded = amqp_message.encoded
+            self.content_type = encoded.content_type
+            self.content_encoding = encoded.content_encoding
+            tag = self.delivery_tag = DeliveryTag(amqp_message.delivery_tag)
+            tag.channel = amqp_message.channel
         else:
-            self.delivery_tag = number
+            self._adopt(amqp_message)
         if kwargs:
             self.__dict__.update(kwargs)
+
+    def _adopt(self, amqp_message: Any) -> None:
+        """Take what another driver received, or what was made to be sent."""
+        if isinstance(self.body, str):  # decoded by that driver, or of no bytes
+            self.body = self.body.encode()
+        self.content_type = getattr(amqp_message, "content_type", None)
+        self.content_encoding = getattr(amqp_message, "content_encoding", None)
+        self.delivery_tag = getattr(amqp_message, "delivery_tag", None)
+        channel = getattr(amqp_message, "channel", None)
+        if channel is not None and self.delivery_tag.__class__ is int:
+            self.delivery_tag = DeliveryTag(self.delivery_tag)
+            self.delivery_tag.channel = channel
 
     def __getattr__(self, name: str) -> Any:
         """Work out what few ask for, at the first access."""

@@ -20,6 +20,7 @@ __all__ = [
     "ProtocolError",
     "method_frame",
     "pack_body_size",
+    "pack_settlement",
     "pack_size",
     "publish_frames",
     "publish_prefix",
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 _method_head = Struct(">BHIHH")
-_settle = Struct(">BHIHHQBB")
+#: Of the frame of ``basic.ack``, ``reject`` and ``nack``: 1, channel, 13, 60,
+#: method, delivery tag, bits, 0xCE.
+pack_settlement = Struct(">BHIHHQBB").pack
 pack_size = Struct(">I").pack
 pack_body_size = Struct(">Q").pack
 
@@ -71,7 +74,7 @@ def method_frame(number: int, signature: tuple[int, int], arguments: bytes) -> b
 def settle_frame(number: int, method: int, delivery_tag: int, bits: int) -> bytes:
     """Return the frame of ``basic.ack`` (80), ``reject`` (90) or ``nack`` (120)."""
     try:
-        return _settle.pack(1, number, 13, 60, method, delivery_tag, bits, 0xCE)
+        return pack_settlement(1, number, 13, 60, method, delivery_tag, bits, 0xCE)
     except struct_error as exc:
         raise ConfigurationError(f"{delivery_tag!r} is no delivery tag: {exc}") from exc
 
