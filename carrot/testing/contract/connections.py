@@ -152,7 +152,7 @@ class ConnectionContract(Scene):
         for number in range(20):
             publisher.send(number, serializer="json")
         sender.close()
-        assert self.payloads(self.consumer(queue)) == list(range(20))
+        self.expect(self.consumer(queue), list(range(20)))
 
     def test_the_context_manager_closes(self) -> None:
         """A ``with`` block closes the connection at its end."""
@@ -293,7 +293,7 @@ class ConnectionContract(Scene):
         consumer, inbox = self.consumer(), Inbox()
         consumer.register_callback(inbox)
         consumer.consume()
-        self.put(consumer.queue, "first", "second")
+        self.put(consumer.queue, "first", "second", connection=self.connect())
         self.drain(lambda: len(inbox) == 1)
         self.drain(lambda: len(inbox) == 2)
         assert inbox.payloads == ["first", "second"]

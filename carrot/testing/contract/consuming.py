@@ -49,8 +49,9 @@ class ConsumingContract(Scene):
         consumer.register_callback(inbox)
         events = consumer.iterconsume(limit=4)
         assert consumer.channel_open
+        sender = self.connect()
         for number in range(4):
-            self.put(consumer.queue, number)
+            self.put(consumer.queue, number, connection=sender)
             assert next(events) is True
             assert inbox.payloads == list(range(number + 1))
         with pytest.raises(StopIteration):
@@ -295,7 +296,7 @@ class ConsumingContract(Scene):
         consumer.consume()
         self.drain(lambda: len(inbox) == 2)
         # What the broker keeps back, another consumer can fetch.
-        assert self.payloads(self.consumer(consumer.queue)) == [3, 4, 5]
+        self.expect(self.consumer(consumer.queue), [3, 4, 5])
         self.put(consumer.queue, 6)
         inbox.messages[0].ack()
         self.drain(lambda: len(inbox) == 3)

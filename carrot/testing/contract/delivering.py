@@ -36,7 +36,7 @@ class DeliveryBehaviours(Scene):
         one, two, three = (self.fetched(consumer) for _ in range(3))
         for message in (three, one, two):
             message.requeue()
-        assert self.payloads(consumer) == [1, 2, 3, 4]
+        self.expect(consumer, [1, 2, 3, 4])
 
     def test_unacked_messages_return_when_the_channel_closes(self) -> None:
         """What a closing channel holds unacknowledged returns, flagged redelivered."""
@@ -69,7 +69,7 @@ class DeliveryBehaviours(Scene):
         consumer.consume()
         self.drain(lambda: len(inbox) == 1)
         spare = self.consumer(queue)
-        assert self.payloads(spare) == [2, 3]
+        self.expect(spare, [2, 3])
         self.put(queue, 4)
         inbox.messages[0].ack()
         self.drain(lambda: len(inbox) == 2)

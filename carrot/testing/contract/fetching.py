@@ -113,7 +113,7 @@ class FetchingContract(Scene):
     def test_iterqueue_ends_with_the_queue(self) -> None:
         """``iterqueue()`` yields the messages that are there, and ends."""
         consumer = self.filled(1, 2, 3)
-        assert self.payloads(consumer) == [1, 2, 3]
+        self.expect(consumer, [1, 2, 3])
         assert list(consumer.iterqueue()) == []
 
     def test_iterqueue_takes_no_more_than_its_limit(self) -> None:
@@ -123,7 +123,7 @@ class FetchingContract(Scene):
         assert [message.payload for message in messages] == [1, 2]
         for message in messages:
             message.ack()
-        assert self.payloads(consumer) == [3]
+        self.expect(consumer, [3])
 
     def test_iterqueue_infinite_yields_none(self) -> None:
         """``iterqueue(infinite=True)`` yields ``None`` on an empty queue, and goes on."""

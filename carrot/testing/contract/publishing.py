@@ -42,7 +42,7 @@ class PublishingContract(Scene):
         consumer = self.consumer(exchange=self.new_exchange(), routing_key="key")
         with self.publisher() as publisher:
             publisher.send({}, "key", 1, False, False, 0, None, None, "json", consumer.exchange)
-        assert self.payloads(consumer) == [{}]
+        self.expect(consumer, [{}])
 
     def test_routing_key_and_exchange_can_be_told_per_message(self) -> None:
         """``routing_key=`` and ``exchange=`` of ``send`` go before the publisher's own."""
@@ -52,8 +52,8 @@ class PublishingContract(Scene):
         publisher.send("there", routing_key="other", exchange=other.exchange)
         publisher.send("by name", routing_key=other.queue, exchange="")
         publisher.flush()
-        assert self.payloads(consumer) == ["here"]
-        assert self.payloads(other) == ["there", "by name"]
+        self.expect(consumer, ["here"])
+        self.expect(other, ["there", "by name"])
 
     def test_a_publisher_class_is_its_configuration(self) -> None:
         """Class attributes of a subclass configure it as constructor arguments do."""
@@ -79,7 +79,7 @@ class PublishingContract(Scene):
         for number in range(50):
             publisher.send(number)
         publisher.flush()
-        assert self.payloads(consumer) == list(range(50))
+        self.expect(consumer, list(range(50)))
 
     # -- in what form
 
@@ -137,7 +137,7 @@ class PublishingContract(Scene):
             publisher.send({}, serializer="nosuch")
         publisher.send("only this")
         publisher.flush()
-        assert self.payloads(consumer) == ["only this"]
+        self.expect(consumer, ["only this"])
 
     def test_create_message_makes_what_the_backend_publishes(self) -> None:
         """What ``create_message`` returns is what the backend's ``publish`` takes."""
@@ -283,7 +283,7 @@ class PublishingContract(Scene):
         for number in range(10):
             publisher.send(number)
         publisher.flush()
-        assert self.payloads(consumer) == list(range(10))
+        self.expect(consumer, list(range(10)))
         publisher.flush()
 
     def test_close_flushes(self) -> None:
@@ -293,7 +293,7 @@ class PublishingContract(Scene):
         publisher.close()
         with self.publisher(consumer.exchange, "importer") as publisher:
             publisher.send("by with")
-        assert self.payloads(consumer) == ["by close", "by with"]
+        self.expect(consumer, ["by close", "by with"])
 
     @needs("confirms")
     def test_a_full_window_waits_and_goes_on(self) -> None:
@@ -304,7 +304,7 @@ class PublishingContract(Scene):
                 publisher.send(number)
                 assert publisher._tracker is not None
                 assert publisher._tracker.outstanding <= 3
-        assert self.payloads(consumer) == list(range(20))
+        self.expect(consumer, list(range(20)))
 
     def test_confirm_false_sends_all_the_same(self) -> None:
         """``confirm=False`` is fire and forget: messages arrive, nothing is waited for."""
@@ -328,7 +328,7 @@ class PublishingContract(Scene):
         ]
         publisher.send("home")
         publisher.flush()
-        assert self.payloads(consumer) == ["home"]
+        self.expect(consumer, ["home"])
 
     @needs("confirms", "errors")
     def test_close_reports_and_closes(self) -> None:

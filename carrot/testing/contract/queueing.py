@@ -43,7 +43,7 @@ class QueueBehaviours(Scene):
         self.put(consumer.queue, "short", expiration=0.05)
         self.eventually(lambda: consumer.purge() == 0)
         self.put(consumer.queue, "long", expiration=60)
-        assert self.payloads(consumer) == ["long"]
+        self.expect(consumer, ["long"])
 
     def test_ttl_of_a_queue(self) -> None:
         """``x-message-ttl`` is how long (milliseconds) a queue keeps each message."""
@@ -91,7 +91,7 @@ class QueueBehaviours(Scene):
         consumer, dead = self.with_dead_letters(x_max_length=1)
         self.put(consumer.queue, "first", "second")
         assert self.died(dead, consumer.queue, "maxlen").payload == "first"
-        assert self.payloads(consumer) == ["second"]
+        self.expect(consumer, ["second"])
 
     def test_dead_letters_count_their_deaths(self) -> None:
         """A message that dies again in the same queue has its count raised."""
@@ -111,7 +111,7 @@ class QueueBehaviours(Scene):
         """A queue with ``x-max-length`` drops its oldest message."""
         consumer = self.consumer(queue_arguments={"x-max-length": 2})
         self.put(consumer.queue, 1, 2, 3)
-        assert self.payloads(consumer) == [2, 3]
+        self.expect(consumer, [2, 3])
 
     def test_reject_publish_refuses_the_new(self) -> None:
         """A full queue with ``x-overflow: reject-publish`` refuses what comes (nacks)."""
@@ -125,10 +125,10 @@ class QueueBehaviours(Scene):
         with pytest.raises(PublishNacked) as caught:
             publisher.flush()
         assert [entry.body for entry in caught.value.messages] == [b"second"]
-        assert self.payloads(consumer) == ["first"]
+        self.expect(consumer, ["first"])
         publisher.send("third")
         publisher.flush()
-        assert self.payloads(consumer) == ["third"]
+        self.expect(consumer, ["third"])
 
     def test_priorities(self) -> None:
         """A queue with ``x-max-priority`` gives out higher priorities first, each in order."""
@@ -136,4 +136,4 @@ class QueueBehaviours(Scene):
         with self.publisher("", consumer.queue) as publisher:
             for number, priority in enumerate([0, 5, 1, 5, 9, 0]):
                 publisher.send(number, priority=priority)
-        assert self.payloads(consumer) == [1, 3, 4, 2, 0, 5]
+        self.expect(consumer, [1, 3, 4, 2, 0, 5])

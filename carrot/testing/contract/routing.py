@@ -41,20 +41,20 @@ class RoutingBehaviours(Scene):
         exchange = self.new_exchange()
         one, other = self.bound(exchange, "a", "direct"), self.bound(exchange, "b", "direct")
         assert self.reaches(one, "a", "b", "c") == ["a"]
-        assert self.payloads(other) == ["b"]
+        self.expect(other, ["b"])
 
     def test_fanout(self) -> None:
         """A fanout exchange reaches every queue bound."""
         exchange = self.new_exchange()
         one, other = self.bound(exchange, "a", "fanout"), self.bound(exchange, "", "fanout")
         assert self.reaches(one, "a", "b") == ["a", "b"]
-        assert self.payloads(other) == ["a", "b"]
+        self.expect(other, ["a", "b"])
 
     def test_default_exchange(self) -> None:
         """The default exchange reaches the queue that the key names."""
         consumer = self.consumer()
         self.put(consumer.queue, "by name")
-        assert self.payloads(consumer) == ["by name"]
+        self.expect(consumer, ["by name"])
 
     def test_topic_hash_matches_no_word(self) -> None:
         """Topic ``a.#`` matches ``a``."""
@@ -78,7 +78,7 @@ class RoutingBehaviours(Scene):
             publisher.send("one", headers={"kind": "feed", "size": 2})
             publisher.send("other", headers={"size": 1})
             publisher.send("none", headers={"kind": 1, "size": "feed"})
-        assert self.payloads(consumer) == reached
+        self.expect(consumer, reached)
 
     def test_exchange_to_exchange_bindings(self) -> None:
         """An exchange bound to another gets, by its key, what that gets."""
@@ -89,7 +89,7 @@ class RoutingBehaviours(Scene):
         with self.publisher(source, exchange_type="topic") as publisher:
             for key in ("a.b", "a.c", "b.b"):
                 publisher.send(key, routing_key=key)
-        assert self.payloads(consumer) == ["a.b"]
+        self.expect(consumer, ["a.b"])
 
     def test_publish_to_a_missing_exchange(self) -> None:
         """Publishing to a missing exchange is 404."""
@@ -123,7 +123,7 @@ class RoutingBehaviours(Scene):
         )
         with self.publisher(exchange, "nobody", auto_declare=False) as publisher:
             publisher.send("caught", mandatory=True)
-        assert self.payloads(spare) == ["caught"]
+        self.expect(spare, ["caught"])
 
     def test_virtual_hosts_are_apart(self) -> None:
         """Queues of the same name in two virtual hosts are two queues."""
@@ -134,7 +134,7 @@ class RoutingBehaviours(Scene):
         elsewhere = self.consumer(consumer.queue, connection=self.connect(virtual_host=other))
         self.put(consumer.queue, "here")
         assert elsewhere.fetch() is None
-        assert self.payloads(consumer) == ["here"]
+        self.expect(consumer, ["here"])
 
     # -- declaring
 

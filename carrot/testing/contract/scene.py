@@ -188,9 +188,10 @@ class Scene:
     def put(self, queue: str, *payloads: Any, **options: Any) -> None:
         """Send to a queue, through the default exchange, and wait until all is there.
 
-        :param options: of :meth:`Publisher.send`.
+        :param options: of :meth:`Publisher.send`; and ``connection``.
         """
-        with self.publisher("", queue) as publisher:
+        connection = options.pop("connection", self.connection)
+        with self.publisher("", queue, connection=connection) as publisher:
             for payload in payloads:
                 publisher.send(payload, **options)
 
@@ -216,6 +217,17 @@ class Scene:
             if not message.acknowledged:
                 message.ack()
         return found
+
+    def expect(self, consumer: Consumer, payloads: list[Any]) -> None:
+        """Assert that these payloads are on a consumer's queue, and no others; take them."""
+        found: list[Any] = []
+        deadline = time.monotonic() + self.patience
+        while True:
+            found += self.payloads(consumer)
+            if len(found) >= len(payloads) or time.monotonic() > deadline:
+                break
+            time.sleep(0.002)
+        assert found == payloads
 
     def drain(self, until: Callable[[], Any], connection: Any = None) -> None:
         """Drain events until a condition holds."""

@@ -189,7 +189,7 @@ class ConsumerSetContract(Scene):
         consumers.qos(prefetch_count=1)
         consumers.consume()
         self.drain(lambda: len(inbox) == 1)
-        assert self.payloads(self.consumer(consumers.consumers[0].queue)) == [2, 3]
+        self.expect(self.consumer(consumers.consumers[0].queue), [2, 3])
 
     @needs("flow")
     def test_flow_of_the_set(self) -> None:
