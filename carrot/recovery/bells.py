@@ -10,6 +10,11 @@ from carrot.utils import time_left
 
 __all__ = ["Bells"]
 
+#: Seconds after which whoever waits looks around unasked. The system may hand
+#: a signal to another thread, which interrupts no wait of this one; only then
+#: does Python call the handler.
+LOOK = 1.0
+
 
 class Bells:
     """A condition to wait for and to ring for.
@@ -42,7 +47,7 @@ class Bells:
                 left = time_left()
                 if left is not None and left <= 0:
                     return False
-                bell.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+                bell.acquire(timeout=LOOK if left is None else min(left, LOOK))
             return True
         finally:
             self._bells.remove(bell)

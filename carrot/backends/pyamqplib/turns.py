@@ -8,6 +8,11 @@ from threading import get_ident
 
 __all__ = ["Turns"]
 
+#: Seconds after which whoever waits looks around unasked. The system may hand
+#: a signal to another thread, which interrupts no wait of this one; only then
+#: does Python call the handler.
+LOOK = 1.0
+
 
 class Turns:
     """Passes of a reading loop that threads make in turn.
@@ -34,19 +39,19 @@ class Turns:
         Returns at once if there were other passes than *seen*. May return
         without any pass: callers look again.
 
-        :param timeout: seconds to wait; ``None``: for ever.
+        :param timeout: seconds to wait; ``None``: as long as callers look again.
         :param read: makes a pass; returns whether it found something.
         """
         with self._changed:
             if self.passes != seen or self._over:
                 return
             if self.leader:
-                self._changed.wait(timeout)
+                self._changed.wait(LOOK if timeout is None else min(timeout, LOOK))
                 return
             self.leader = get_ident()
         found = True
         try:
-            found = read(timeout)
+            found = read(LOOK if timeout is None else min(timeout, LOOK))
         finally:
             with self._changed:
                 self.leader = 0
