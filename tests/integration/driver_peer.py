@@ -96,6 +96,7 @@ class Peer:
             spec.Basic.Qos: _answer(spec.Basic.QosOk),
             spec.Confirm.Select: _answer(spec.Confirm.SelectOk),
             spec.Queue.Declare: _declare_ok,
+            spec.Queue.Purge: _answer(spec.Queue.PurgeOk, "l", 0),
             **(answers or {}),
         }
         known = {"capabilities": capabilities or {"authentication_failure_close": True}}

@@ -221,6 +221,17 @@ def test_messages_to_publish() -> None:
         backend.prepare_message(b"x", 2, priority=300)
 
 
+@pytest.mark.parametrize(
+    "body", ["é", b"\xc3\xa9", bytearray(b"\xc3\xa9"), memoryview(b"\xc3\xa9")]
+)
+def test_bodies_are_bytes(body: Any) -> None:
+    """Text is UTF-8; what is neither text nor bytes is an ``EncodeError``."""
+    backend = pyamqplib.Backend(Link())
+    assert backend.prepare_message(body, 2).body == b"\xc3\xa9"
+    with pytest.raises(EncodeError, match="bytes or str, not int"):
+        backend.prepare_message(5, 2)
+
+
 def test_more_kinds_of_messages_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Properties that never repeat do not fill the memory."""
     from carrot.backends.pyamqplib import sending

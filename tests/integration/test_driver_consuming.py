@@ -144,6 +144,17 @@ def test_confirms_settle_what_was_published(peer: Peer, backend: pyamqplib.Backe
     assert failures[0].properties["application_headers"] == {"h": 1}
 
 
+def test_confirms_of_a_channel_in_use(peer: Peer, backend: pyamqplib.Backend) -> None:
+    """A channel that is open already confirms from then on, and is asked once."""
+    backend.queue_purge("q")
+    tracker = confirming(backend)
+    backend.confirm_select(tracker)
+    peer.expect(spec.Confirm.Select)
+    publish(backend)
+    assert tracker.outstanding == 1
+    assert len(peer.got(spec.Confirm.Select)) == 1
+
+
 def test_a_full_window(peer: Peer, link: Link, backend: pyamqplib.Backend) -> None:
     """Publishing waits for confirms, and no longer than ``timeout``; nothing is sent then."""
     tracker = confirming(backend, window=2)
@@ -165,16 +176,6 @@ def test_a_full_window(peer: Peer, link: Link, backend: pyamqplib.Backend) -> No
     link.timeout = 0.2
     with pytest.raises(ConnectionBlocked, match="low on disk"):
         publish(backend)
-
-
-def test_a_large_window_that_is_full(peer: Peer, backend: pyamqplib.Backend) -> None:
-    """Confirms may gather for a moment before they are read."""
-    tracker = confirming(backend, window=100)
-    for _ in range(100):
-        publish(backend)
-    peer.send(method(1, spec.Basic.Ack, "Lb", 50, True))
-    publish(backend)
-    assert tracker.outstanding == 51
 
 
 def test_a_channel_closed_because_of_a_message(peer: Peer, backend: pyamqplib.Backend) -> None:

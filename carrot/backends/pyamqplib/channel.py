@@ -16,6 +16,7 @@ from amqp import spec
 from amqp.exceptions import ChannelError as AMQPChannelError
 from amqp.protocol import queue_declare_ok_t
 
+from carrot.backends.pyamqplib.message import as_bytes
 from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tables import encode_properties
@@ -118,7 +119,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             prefix = self._new_prefix(exchange, routing_key, mandatory, properties)
         body = msg.body
         if body.__class__ is not bytes:
-            body = body.encode() if isinstance(body, str) else bytes(body)
+            body = as_bytes(body)
         length = len(body)
         if 0 < length <= self._joined:
             head, tail = prefix

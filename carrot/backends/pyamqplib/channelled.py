@@ -83,21 +83,30 @@ class ChannelledBackend(BaseBackend):
             return self._channel
 
     def _open(self) -> Any:
-        tracker = self._tracker
-        life = 0 if tracker is None else tracker.begin()
         channel = self.connection.get_channel()
         self._ours = isinstance(channel, Channel)
         if not self._ours:
             _tame(channel)
-        if tracker is not None:
-            if not self._ours:
-                raise NotSupported(f"{channel!r} cannot count publisher confirms")
-            channel.confirm_select()
-            channel.events["basic_ack"].add(partial(tracker.ack, life=life))
-            channel.events["basic_nack"].add(partial(tracker.nack, life=life))
-            channel.events["basic_return"].add(partial(_bounced, tracker, life))
-            channel.tracker, channel.life = tracker, life
+        if self._tracker is not None:
+            try:
+                self._confirm_on(channel, self._tracker)
+            except BaseException:
+                close_quietly(channel)
+                raise
         return channel
+
+    def _confirm_on(self, channel: Any, tracker: Tracker) -> None:
+        """Have a new channel confirm, and *tracker* count."""
+        if not self._ours:
+            raise NotSupported(f"{channel!r} cannot count publisher confirms")
+        if channel.tracker is tracker:
+            return
+        life = tracker.begin()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(partial(tracker.ack, life=life))
+        channel.events["basic_nack"].add(partial(tracker.nack, life=life))
+        channel.events["basic_return"].add(partial(_bounced, tracker, life))
+        channel.tracker, channel.life = tracker, life
 
     @property
     def channel_closed(self) -> bool:

@@ -8,8 +8,9 @@ from amqp.basic_message import Message as AMQPMessage
 
 from carrot.backends.base import BaseMessage
 from carrot.backends.pyamqplib.parser import Delivery
+from carrot.exceptions import EncodeError
 
-__all__ = ["DeliveryTag", "Message", "Outgoing"]
+__all__ = ["DeliveryTag", "Message", "Outgoing", "as_bytes"]
 
 
 class Outgoing(AMQPMessage):  # type: ignore[misc]
@@ -40,6 +41,18 @@ class Outgoing(AMQPMessage):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.body)} bytes>"
+
+
+def as_bytes(body: Any) -> bytes:
+    """Return a body as bytes; text as UTF-8.
+
+    :raises EncodeError: it is neither.
+    """
+    if isinstance(body, str):
+        return body.encode("utf-8", "surrogateescape")
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise EncodeError(f"the body of a message is bytes or str, not {type(body).__name__}")
 
 
 class DeliveryTag(int):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import ChannelledBackend
-from carrot.backends.pyamqplib.message import Outgoing
+from carrot.backends.pyamqplib.message import Outgoing, as_bytes
 from carrot.backends.pyamqplib.rpc import within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.confirms import Unconfirmed
@@ -24,12 +24,6 @@ _CACHED = 256
 
 #: Content type, encoding, delivery mode and priority -> as a dictionary, as bytes.
 _prepared: dict[Any, tuple[dict[str, Any], bytes]] = {}
-
-#: With so many messages in flight the broker does not idle while we let its
-#: confirms gather for so many seconds: reading them one by one costs more
-#: than sending the messages.
-_MANY = 100
-_GATHER = 0.001
 
 _new = Outgoing.__new__
 
@@ -59,7 +53,9 @@ class SendingBackend(ChannelledBackend):
             )
         # Written out: this is called for each message.
         message = _new(Outgoing)
-        message.body = message_data
+        message.body = (
+            message_data if message_data.__class__ is bytes else as_bytes(message_data)
+        )
         message.template = template
         message.encoded = encoded
         if properties:
@@ -113,7 +109,7 @@ class SendingBackend(ChannelledBackend):
                 channel.basic_publish(message, exchange, routing_key, mandatory)
             else:
                 size = len(message.body)
-                if size < _ROOMY and message.body.__class__ is bytes:
+                if size < _ROOMY:
                     # A copy of its own: orjson leaves short bytes in a buffer of
                     # 4 KiB, all of which the window would hold.
                     message.body = bytes(memoryview(message.body))
@@ -126,6 +122,9 @@ class SendingBackend(ChannelledBackend):
 
     def confirm_select(self, tracker: Tracker) -> None:
         self._tracker = tracker
+        channel = self._channel
+        if channel is not None and getattr(channel, "is_open", True):
+            self._confirm_on(channel, tracker)
 
     def pump(self, timeout: float | None = None) -> None:
         limit = within(self._timeout if timeout is None else timeout)
@@ -138,8 +137,6 @@ class SendingBackend(ChannelledBackend):
         limit = within(self._timeout)
         deadline = monotonic() + limit
         while tracker.full:
-            if tracker.outstanding >= _MANY:
-                sleep(_GATHER)
             left = deadline - monotonic()
             try:
                 if left <= 0:
