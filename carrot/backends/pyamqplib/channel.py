@@ -32,7 +32,14 @@ from carrot.backends.pyamqplib.wire import (
     settle_frame,
     shortstr,
 )
-from carrot.exceptions import BrokerError, ChannelError, NotFound, NotSupported, channel_error
+from carrot.exceptions import (
+    BrokerError,
+    CarrotError,
+    ChannelError,
+    NotFound,
+    NotSupported,
+    channel_error,
+)
 from carrot.utils import time_limit
 
 __all__ = ["Channel"]
@@ -137,9 +144,14 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 if driver.blocked is None and (
                     not (outbox.posted or outbox.rest) or outbox.clear()
                 ):
-                    if entry is not None:
-                        self.tracker.add(entry, self.life)
-                    written = outbox.put(pieces)
+                    try:
+                        if entry is not None:
+                            self.tracker.add(entry, self.life)
+                        written = outbox.put(pieces)
+                    except BaseException as exc:
+                        if not isinstance(exc, CarrotError):  # the tracker's
+                            outbox.interrupted()
+                        raise
                     break
             deadline = deadline or monotonic() + within(driver.timeout)
             driver.await_room(deadline)

@@ -150,9 +150,33 @@ class Inbox:
     # -- reading
 
     def _read(self, timeout: float | None) -> bool:
-        """Make a pass; return whether something came."""
+        """Make a pass; return whether something came, or somebody called."""
+        self._outbox.flush()
+        if self._transport.eager and self._take():
+            return True
+        if not self._poll(timeout):
+            return False
+        self._take()
+        return True
+
+    def _poll(self, timeout: float | None) -> bool:
+        """Wait until there is something to do; return whether there is."""
+        room = select.POLLOUT if self._outbox.rest else 0
+        self._poller.modify(self._link, select.POLLIN | room)
+        ready = self._poller.poll(None if timeout is None else timeout * 1000)
+        for fd, event in ready:
+            if not self._connection.alive:
+                break
+            if fd != self._link:
+                self._woken.recv(4096)
+            elif event & select.POLLOUT:
+                self._outbox.flush()
+        return bool(ready)
+
+    def _take(self) -> bool:
+        """Take what has arrived and file it; return whether there was anything."""
         try:
-            data = self._receive(timeout)
+            data = self._transport.receive()
             if data is None:
                 return False
             self._parse(data)
@@ -162,34 +186,14 @@ class Inbox:
             # Unknown methods, garbled arguments: nothing after them is sure.
             host = self._connection.host
             self._connection.die(ProtocolError(f"{host} sent what nobody understands: {exc!r}"))
+        except BaseException:
+            # A signal's handler raised, and what was received is lost.
+            interruption = InterruptedError("interrupted while reading")
+            self._connection.die(lost(interruption, self._connection.host))
+            raise
         return True
 
-    def _receive(self, timeout: float | None) -> bytes | None:
-        """Return what has arrived, ``b""`` if woken before; ``None``: nothing in time."""
-        self._outbox.flush()
-        transport = self._transport
-        data: bytes | None = transport.receive() if transport.eager else None
-        if data is not None:
-            return data
-        room = select.POLLOUT if self._outbox.rest else 0
-        self._poller.modify(self._link, select.POLLIN | room)
-        ready = self._poller.poll(None if timeout is None else timeout * 1000)
-        if not ready:
-            return None
-        for fd, event in ready:
-            if not self._connection.alive:
-                break
-            if fd != self._link:
-                self._woken.recv(4096)
-            elif event & ~select.POLLOUT:
-                data = transport.receive()
-            else:
-                self._outbox.flush()
-        return data or b""
-
     def _parse(self, data: bytes) -> None:
-        if not data:
-            return
         self.received_at = monotonic()
         events: list[Any] = []
         try:

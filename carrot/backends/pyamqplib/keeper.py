@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import weakref
 from time import monotonic
@@ -44,6 +45,10 @@ class _Keeper:
         self.connections.discard(connection)
 
     def _run(self) -> None:
+        # Signals are for threads that run the application: one that is taken
+        # here would not interrupt their waiting.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._poke.wait(self._interval())
             self._poke.clear()

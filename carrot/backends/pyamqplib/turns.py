@@ -42,21 +42,25 @@ class Turns:
         :param timeout: seconds to wait; ``None``: as long as callers look again.
         :param read: makes a pass; returns whether it found something.
         """
-        with self._changed:
-            if self.passes != seen or self._over:
-                return
-            if self.leader:
-                self._changed.wait(LOOK if timeout is None else min(timeout, LOOK))
-                return
-            self.leader = get_ident()
-        found = True
+        timeout = LOOK if timeout is None else min(timeout, LOOK)
+        me, leading, found = get_ident(), False, True
         try:
-            found = read(LOOK if timeout is None else min(timeout, LOOK))
-        finally:
             with self._changed:
-                self.leader = 0
-                self.passes += found
-                self._changed.notify_all()
+                if self.passes != seen or self._over:
+                    return
+                if self.leader:
+                    self._changed.wait(timeout)
+                    return
+                self.leader, leading = me, True
+            found = read(timeout)
+        finally:
+            # Whatever interrupts, a signal's handler included: nobody else
+            # could read any more.
+            if leading:
+                with self._changed:
+                    self.leader = 0
+                    self.passes += found
+                    self._changed.notify_all()
 
     def end(self) -> None:
         """Let nobody wait any more."""
