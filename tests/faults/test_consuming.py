@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,23 +13,12 @@ import pytest
 from carrot.connection import BrokerConnection
 from carrot.exceptions import DrainTimeout, NotFound
 from carrot.messaging import Consumer
-from tests.faults.traffic import connected, declare, publisher_to, send, take
+from tests.faults.traffic import COUNT, connected, declare, filled, publisher_to, send, take
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 from tests.waiting import wait_until
 
 Proxies = Callable[[VirtualHost], Proxy]
-
-COUNT = 200
-
-
-def filled(where: VirtualHost, count: int = COUNT, queue: str = "q") -> None:
-    """Put so many messages on a queue."""
-    declare(where, queue)
-    with connected(where.url) as connection:
-        publisher = publisher_to(connection, queue)
-        send(publisher, range(count))
-        publisher.close()
 
 
 def drain_until(
@@ -36,6 +27,18 @@ def drain_until(
     """Run callbacks until there were enough."""
     while not enough():
         connection.drain_events(timeout=seconds)
+
+
+def settle_all(connection: BrokerConnection, where: VirtualHost, queue: str = "q") -> None:
+    """Run callbacks until nothing is left on the queue, nor unsettled."""
+
+    def settled() -> bool:
+        with suppress(DrainTimeout):
+            while True:
+                connection.drain_events(timeout=0.02)
+        return where.messages(queue) == (0, 0)
+
+    wait_until(settled)
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 50, 99, 150, COUNT - 1])
@@ -55,32 +58,54 @@ def test_08_a_connection_that_breaks_after_some_messages(
         consumer.qos(prefetch_count=20)
         consumer.consume()
         drain_until(connection, lambda: set(numbers) >= set(range(COUNT)))
-        with pytest.raises(DrainTimeout):
-            while True:  # what the cut left unsettled comes again
-                connection.drain_events(timeout=0.3)
+        settle_all(connection, rabbitmq)  # what the cut left unsettled comes again
         assert link.connections == 2
         assert len(numbers) <= COUNT + 20
         assert connection.stats()["reconnects"] == 1
-        consumer.close()
-        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
 
 
-@pytest.mark.parametrize("offset", [64, 128, 256, 512, 1024, 2048, 4096])
-def test_08_a_connection_that_breaks_at_any_byte(
-    rabbitmq: VirtualHost, proxy: Proxies, offset: int
+def test_08_a_connection_that_breaks_after_every_few_messages(
+    rabbitmq: VirtualHost, proxy: Proxies
 ) -> None:
-    """Cut within a frame that the broker sends: nothing is garbled, nothing is missing."""
+    """Cut after every seventh message that is new: as after a single cut."""
     filled(rabbitmq)
     link = proxy(rabbitmq)
     with connected(link.url) as connection:
+        cuts: list[int] = [0]
+
+        def cut(number: int, message: Any) -> None:
+            if number >= cuts[-1] + 7 and link.open:
+                cuts.append(number)
+                link.cut()
+
+        consumer, numbers = take(connection, then=cut)
+        consumer.qos(prefetch_count=5)
+        consumer.consume()
+        drain_until(connection, lambda: set(numbers) >= set(range(COUNT)))
+        assert len(cuts) > 20
+        assert len(numbers) <= COUNT + 5 * len(cuts)
+        assert connection.stats()["reconnects"] > 10
+
+
+def test_08_a_connection_that_breaks_at_any_byte(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+    """Cut 64, 128 ... 4,096 bytes after the last cut: nothing is garbled or missing."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    offsets = range(64, 4097, 64)
+    with connected(link.url) as connection, connected(rabbitmq.url) as direct:
+        publisher = publisher_to(direct)
         consumer, numbers = take(connection)
-        link.cut(after=offset, direction="down")
         consumer.qos(prefetch_count=20)
-        for _ in consumer.iterconsume():
-            if set(numbers) >= set(range(COUNT)):
-                break
-        assert link.tripped == 1
-        assert link.connections == 2
+        consumer.consume()
+        for count, offset in enumerate(offsets):
+            # The latter ones break a recovery, or what is delivered after it.
+            link.cut(after=offset, direction="down")
+            batch = range(count * 30, count * 30 + 30)
+            send(publisher, batch)
+            drain_until(connection, lambda batch=batch: set(numbers) >= set(batch))  # type: ignore[misc]
+            link.cut()
+        assert link.tripped >= 32
+        settle_all(connection, rabbitmq)
 
 
 @pytest.mark.parametrize("offset", range(100, 1500, 200))
@@ -195,6 +220,30 @@ def test_14_a_bound_on_messages_holds_after_a_recovery(
             link.cut()
 
 
+def test_14_never_more_than_the_bound_is_outstanding(rabbitmq: VirtualHost) -> None:
+    """However messages are settled, and in whatever order, none comes before there is room."""
+    filled(rabbitmq, 60)
+    with connected(rabbitmq.url) as connection:
+        consumer = Consumer(connection, queue="q")
+        held: list[Any] = []
+        consumer.register_callback(lambda data, message: held.append(message))
+        consumer.qos(prefetch_count=6)
+        consumer.consume()
+        left, order = 60, random.Random(1)
+        while left:
+            drain_until(connection, lambda left=left: len(held) == min(6, left))  # type: ignore[misc]
+            with pytest.raises(DrainTimeout):
+                connection.drain_events(timeout=0.02)
+            for _ in range(order.randint(1, len(held))):
+                message = held.pop(order.randrange(len(held)))
+                if message.delivery_info["redelivered"] or order.random() < 0.7:
+                    message.ack()
+                    left -= 1
+                else:
+                    message.requeue()
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+
+
 def test_a_wrong_settlement_costs_one_channel_and_its_consumers_go_on(
     rabbitmq: VirtualHost, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,3 +269,30 @@ def test_a_wrong_settlement_costs_one_channel_and_its_consumers_go_on(
         assert consumers[1][0].backend.channel is untouched
         assert len(consumers[1][1]) == 5
         assert connection.stats()["reconnects"] == 0
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one-connection", "two-connections"])
+def test_15_two_consumers_share_a_queue_and_one_is_cancelled(
+    rabbitmq: VirtualHost, apart: bool
+) -> None:
+    """Both get their share; the one that stays gets the rest; each message comes once."""
+    filled(rabbitmq)
+    with connected(rabbitmq.url) as connection, connected(rabbitmq.url) as other:
+        (leaver, left), (stayer, stayed) = (
+            take(each) for each in (connection, other if apart else connection)
+        )
+        for consumer in (leaver, stayer):
+            consumer.qos(prefetch_count=10)
+            consumer.consume()
+        connections = {connection, stayer.connection}
+        while len(left) < 20 or len(stayed) < 20:
+            for each in connections:
+                each.drain_events(timeout=10)
+        leaver.cancel()
+        had = list(left)
+        drain_until(stayer.connection, lambda: len(left) + len(stayed) == COUNT)
+        assert left == had
+        assert sorted(left + stayed) == list(range(COUNT))
+        stayer.close()
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+        assert leaver.fetch() is None  # its channel lives

@@ -12,7 +12,19 @@ from carrot.connection import BrokerConnection
 from carrot.messaging import Consumer, Publisher
 from tests.servers.vhost import VirtualHost
 
-__all__ = ["arrived", "connected", "declare", "publisher_to", "send", "take"]
+__all__ = [
+    "COUNT",
+    "arrived",
+    "connected",
+    "declare",
+    "filled",
+    "publisher_to",
+    "send",
+    "take",
+]
+
+#: How many messages are on a queue, unless a test says otherwise.
+COUNT = 200
 
 
 @contextmanager
@@ -29,6 +41,15 @@ def declare(where: VirtualHost, queue: str = "q", **arguments: Any) -> None:
     """Declare a durable queue, with nothing of ours."""
     with _plain(where) as channel:
         channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+
+
+def filled(where: VirtualHost, count: int = COUNT, queue: str = "q") -> None:
+    """Put so many messages on a queue."""
+    declare(where, queue)
+    with connected(where.url) as connection:
+        publisher = publisher_to(connection, queue)
+        send(publisher, range(count))
+        publisher.close()
 
 
 def publisher_to(connection: BrokerConnection, queue: str = "q", **options: Any) -> Publisher:
