@@ -157,8 +157,19 @@ class Differential(RuleBasedStateMachine):
                 one = memory.channels[other]
                 if other != slot and (one.unacked or one.consumers):
                     return False
+        if not arguments["consumer_tag"] and _chosen(channel):
+            # Both have chosen names, by whose order RabbitMQ requeues what
+            # the consumers hold: chance would decide.
+            return False
         if channel._shared_prefetch:
             # RabbitMQ lets chance decide which queue gets room that was made.
             name = memory.names.resolve(arguments)["queue"] or channel._last_queue
             return all(each.queue.name == name for each in channel.consumers.values())
         return True
+
+
+def _chosen(channel: Any) -> bool:
+    """Return whether a consumer of a channel, or of what it holds, has a tag chosen for it."""
+    holders = [consumer for _, _, consumer in channel.unacked.values() if consumer]
+    consumers = [*channel.consumers.values(), *holders]
+    return any(consumer.tag.startswith("amq.ctag-") for consumer in consumers)
