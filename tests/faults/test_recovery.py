@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -267,41 +266,3 @@ def _noticed(publisher: Any) -> bool:
     except ConnectionLost:
         return True
     return False
-
-
-def test_22_reconnecting_leaks_nothing(
-    rabbitmq_newest: VirtualHost, caplog: pytest.LogCaptureFixture
-) -> None:
-    """After a hundred reconnects memory, descriptors and threads are what they were."""
-    caplog.set_level(logging.CRITICAL, "carrot")  # kept records keep tracebacks
-    declare(rabbitmq_newest)
-    with connected(rabbitmq_newest.url) as connection:
-        consumer, numbers = take(connection)
-        consumer.consume()
-        publisher = publisher_to(connection)
-
-        def again(times: int) -> None:
-            for _ in range(times):
-                connection.connection.close()  # the driver's, behind our back
-                send(publisher, range(1))
-                publisher.flush()
-                connection.drain_events(timeout=10)
-
-        again(20)
-        before = footprint()
-        again(80)
-        after = footprint()
-        assert connection.stats()["reconnects"] == 100
-        assert set(numbers) == {0}
-        assert after[0] <= before[0] + 2  # descriptors
-        assert after[1] <= before[1] + 1  # threads
-        assert after[2] <= before[2] * 1.05 + 1000  # objects
-
-
-def footprint() -> tuple[int, int, int]:
-    """Return how many descriptors, threads and objects there are."""
-    import gc
-    import os
-
-    gc.collect()
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(gc.get_objects())
