@@ -25,13 +25,16 @@ class Differential(RuleBasedStateMachine):
     conninfo: ClassVar[dict[str, Any]] = {}
     #: What was done in all sequences.
     tally: ClassVar[Counter[str]] = Counter()
+    #: Whole sequences after which the rest is left out.
+    wanted: ClassVar[int] = 200
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair = Pair(**self.conninfo)
         self.steps = 0
-        self.is_over = False
-        self.tally["sequences"] += 1
+        self.is_over = self.tally["whole sequences"] >= self.wanted
+        if not self.is_over:
+            self.pair = Pair(**self.conninfo)
+            self.tally["sequences"] += 1
 
     @initialize(operations=PREPARATIONS)
     def prepare(self, operations: list[Operation]) -> None:
@@ -49,7 +52,8 @@ class Differential(RuleBasedStateMachine):
         """Clean the server up."""
         self.tally["steps"] += self.steps
         self.tally["whole sequences"] += self.steps == STEPS
-        self.pair.close()
+        if hasattr(self, "pair"):
+            self.pair.close()
 
     def _do(self, operation: Operation) -> bool:
         fitted = None if self.is_over else self._fit(*operation)
