@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 from carrot.confirms.failures import publish_error
@@ -162,18 +161,17 @@ class Tracker:
         with self._lock:
             if life is not None and life != self.life:
                 raise ChannelError(0, "the channel was replaced while a message was published")
-            if len(self._failures) >= self.window:
+            if self._failures and len(self._failures) >= self.window:
                 failures, self._failures = self._failures, []
                 raise publish_error(failures)
             if self._owed and self._owed[0].message is entry.message:
                 entry = self._owed.popleft()
             else:
-                self.published += 1
-                entry.number = self.published
+                self.published = entry.number = self.published + 1
             self._entries.append(entry)
-            self._in_flight += 1
-            self._bytes += entry.size
-            if self._in_flight >= self.window or self._bytes >= self.max_bytes:
+            self._in_flight = in_flight = self._in_flight + 1
+            self._bytes = size = self._bytes + entry.size
+            if in_flight >= self.window or size >= self.max_bytes:
                 self.full = True
             return self._first + len(self._entries) - 1
 
@@ -214,10 +212,11 @@ class Tracker:
         with self._lock:
             if life is not None and life != self.life:
                 return
-            for entry in self._take(tag, multiple):
-                if entry.error is None:
-                    self.confirmed += 1
-                else:
+            taken = self._take(tag, multiple)
+            self.confirmed += len(taken)
+            for entry in taken:
+                if entry.error is not None:
+                    self.confirmed -= 1
                     self.returned += 1
                     self._failures.append(entry)
 
@@ -325,15 +324,23 @@ class Tracker:
         """Settle what a confirm is about; nothing for a number that is not in flight."""
         entries = self._entries
         index = tag - self._first
-        if not multiple:
-            if not 0 <= index < len(entries) or entries[index].settled:
-                return []
+        if multiple and not tag:  # all so far (AMQP 0-9-1, basic.ack, delivery-tag)
+            index = len(entries) - 1
+        if multiple or index == 0:
+            count = min(index + 1, len(entries))
+            oldest = [entries.popleft() for _ in range(count)]
+            self._first += len(oldest)
+            taken = [entry for entry in oldest if not entry.settled]
+        elif 0 <= index < len(entries) and not entries[index].settled:
             taken = [entries[index]]
-        else:  # number 0 means all so far (AMQP 0-9-1, basic.ack, delivery-tag)
-            count = min(index + 1, len(entries)) if tag else len(entries)
-            taken = [e for e in islice(entries, max(0, count)) if not e.settled]
+        else:
+            return []
+        size = 0
         for entry in taken:
-            self._settle(entry)
+            entry.settled = True
+            size += entry.size
+        self._in_flight -= len(taken)
+        self._bytes -= size
         self._trim()
         return taken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -57,6 +58,26 @@ def test_a_link_that_takes_nothing(peer: Peer) -> None:
     wait_until(lambda: len(peer.bodies.get(1, b"")) == published * len(body) + 4, 20)
     assert peer.bodies[1] == body * published + b"last"
     assert channel.queue_declare("q").queue == "q"
+
+
+def test_the_end_of_a_burst_is_sent(peer: Peer, connection: Connection) -> None:
+    """What the kernel keeps to join it goes out within milliseconds, whoever does what."""
+    channel = connection.channel()
+    sock = connection.transport.sock
+
+    def joined() -> bool:
+        return not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def is_burst() -> bool:
+        for _ in range(200):
+            channel.basic_publish(AMQPMessage(b"x"), "e", "k")
+        return joined()
+
+    assert not joined()
+    wait_until(is_burst, 10)
+    wait_until(lambda: not joined(), 10)
+    channel.basic_publish(AMQPMessage(b"last"), "e", "k")
+    wait_until(lambda: peer.bodies.get(1, b"").endswith(b"last"), 10)
 
 
 def test_both_sides_write_more_than_the_link_holds(peer: Peer, connection: Connection) -> None:

@@ -36,6 +36,8 @@ class Link:
         self.data = b""
         self.writes = 0
         self._takes = list(takes)
+        self.joined: bool | None = None
+        self.changes: list[bool] = []
 
     def send(self, data: Any) -> int:
         self.writes += 1
@@ -47,6 +49,10 @@ class Link:
 
     def send_pieces(self, pieces: list[Any]) -> int:
         return self.send(b"".join(pieces))
+
+    def join_writes(self, joined: bool) -> None:
+        self.joined = joined
+        self.changes.append(joined)
 
     def sever(self) -> None:
         pass
@@ -355,3 +361,38 @@ def test_a_link_that_takes_little_at_a_time(
 def test_a_heartbeat() -> None:
     """A heartbeat is a frame of type 8 on channel 0, with nothing in it."""
     assert split(HEARTBEAT) == [(8, 0, b"")]
+
+
+def test_bursts_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes that follow each other at once are joined by the kernel, until somebody waits."""
+    now = 1000.0
+    attended: list[Outbox] = []
+    monkeypatch.setattr("carrot.backends.pyamqplib.outbox.monotonic", lambda: now)
+    monkeypatch.setattr("carrot.backends.pyamqplib.keeper.attend", attended.append)
+    channel, link = opened()
+    outbox = channel._outbox
+
+    def publish(count: int, apart: float) -> None:
+        nonlocal now
+        for _ in range(count):
+            now += apart
+            channel.basic_publish(Message(b"x"), "e", "k")
+
+    publish(100, apart=0.001)
+    assert not outbox.joining and link.joined is None
+    assert attended == []
+    publish(100, apart=0.00001)
+    assert attended == [outbox]
+    assert outbox.joining and link.joined
+    # The keeper looks: what was kept goes out, and the burst goes on.
+    assert outbox.push()
+    assert outbox.joining and link.joined and link.changes == [True, False, True]
+    channel.flush()
+    assert not outbox.joining and not link.joined
+    publish(100, apart=0.00001)
+    now += 0.01
+    assert outbox.push()
+    assert not outbox.joining and not link.joined
+    now += 1
+    assert not outbox.push()
+    assert attended == [outbox]

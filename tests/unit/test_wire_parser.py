@@ -134,6 +134,51 @@ def test_what_the_amqp_package_writes_is_read(what: list[Any], places: list[int]
     ]
 
 
+@st.composite
+def runs(draw: st.DrawFn) -> list[Any]:
+    """Return messages, most of which look like the one before."""
+    what: list[Any] = []
+    for message in draw(st.lists(contents | confirms, min_size=1, max_size=3)):
+        (sig, format_, arguments), given_, body = message
+        what.append(message)
+        if sig == spec.Basic.Deliver:
+            for tag, body in draw(st.lists(st.tuples(tags, st.binary(max_size=9)), max_size=5)):
+                arguments = (arguments[0], tag, *arguments[2:])
+                what.append(((sig, format_, arguments), given_, body))
+    return what
+
+
+class Plodding(Parser):
+    """Looks at each message as if it were the first."""
+
+    def _alike(self, data: bytes, position: int, *more: Any) -> int:
+        return position
+
+
+@given(runs(), st.lists(st.integers(0, 2**16), max_size=3), st.data())
+def test_messages_that_look_alike(what: list[Any], places: list[int], data: Any) -> None:
+    """Runs of similar messages are read as meant; damaged ones, as by a parser that plods."""
+    stream = bytearray(b"".join(written(1, each) for each in what))
+    open_ = channels(1)
+    assert read(Parser(open_, FRAME_MAX), *cut(bytes(stream), places)) == [
+        as_sent(open_[1], each) for each in what
+    ]
+    for _ in range(data.draw(st.integers(1, 2))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    outcomes = []
+    for kind in (Parser, Plodding):
+        events: list[Any] = []
+        refused = False
+        try:
+            parser = kind(open_, FRAME_MAX)
+            for piece in cut(bytes(stream), places):
+                parser.feed(piece, events)
+        except ProtocolError:
+            refused = True
+        outcomes.append((refused, [repr(event) for event in events]))
+    assert outcomes[0] == outcomes[1]
+
+
 @settings(max_examples=30)
 @given(sent)
 def test_one_byte_at_a_time(what: list[Any]) -> None:

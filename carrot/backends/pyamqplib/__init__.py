@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import amqp.channel
 
 from carrot.backends.base import BaseMessage, QueueAlreadyExistsWarning
+from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.message import DeliveryTag, Message
@@ -237,6 +238,10 @@ class Backend(SendingBackend):
         return self._call("basic_cancel", consumer_tag=consumer_tag)
 
     def ack(self, delivery_tag: Any) -> None:
+        if delivery_tag.__class__ is DeliveryTag:  # the common case, written out
+            channel = delivery_tag.channel
+            if channel.__class__ is Channel and channel.basic_ack(delivery_tag):
+                return
         self._settle("basic_ack", delivery_tag)
 
     def reject(self, delivery_tag: Any) -> None:

@@ -23,9 +23,9 @@ from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.backends.pyamqplib.wire import (
     END,
     OVERHEAD,
+    Acknowledgements,
     method_frame,
     pack_body_size,
-    pack_settlement,
     pack_size,
     publish_frames,
     publish_prefix,
@@ -53,8 +53,10 @@ CLOSE_TIMEOUT = 3.0
 HOLD = 0.001
 #: Bodies up to this many bytes are copied beside their frames, for one write.
 _JOINED = 16 * 1024
-#: Destinations whose frames are remembered, per channel.
+#: Destinations whose frames are remembered, per channel, and bytes of
+#: properties up to which they are.
 _CACHED = 1024
+_SMALL = 1024
 
 
 class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
@@ -86,9 +88,9 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         self._joined = min(self._room, _JOINED)
         self._forgetful: set[str] = set()
         # All deliveries up to this one are settled, so far as has been
-        # settled in order; and the last acknowledgement among those.
+        # settled in order; and the last acknowledgements among those.
         self._settled = 0
-        self._ack = b""
+        self._acks: Any = None
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -175,9 +177,10 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         prefix = publish_prefix(
             self._number, exchange, routing_key, mandatory, properties, self._room
         )
-        if len(self._prefixes) >= _CACHED:
-            self._prefixes.clear()
-        self._prefixes[exchange, routing_key, mandatory, properties] = prefix
+        if len(properties) <= _SMALL:
+            if len(self._prefixes) >= _CACHED:
+                self._prefixes.clear()
+            self._prefixes[exchange, routing_key, mandatory, properties] = prefix
         return prefix
 
     # -- settling
@@ -185,8 +188,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> bool:
         """Acknowledge; return whether the channel is there to take it.
 
-        Where all deliveries before it are settled, and the last frame that
-        waits acknowledges some of them, one frame says it all.
+        Where all deliveries before it are settled, and what waits last to be
+        written acknowledges some of them, one frame says it all.
         """
         outbox = self._outbox
         with outbox.lock:
@@ -197,15 +200,15 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 posted.append(settle_frame(self._number, 80, delivery_tag, bool(multiple)))
                 if multiple:
                     self._settled = max(self._settled, int(delivery_tag))
-            elif posted and posted[-1] is self._ack:
-                posted[-1] = self._ack = pack_settlement(
-                    1, self._number, 13, 60, 80, delivery_tag, 1, 0xCE
-                )
-                self._settled += 1
             else:
-                self._ack = pack_settlement(1, self._number, 13, 60, 80, delivery_tag, 0, 0xCE)
-                posted.append(self._ack)
-                self._settled += 1
+                self._settled = delivery_tag = self._settled + 1
+                acks = self._acks
+                if posted and posted[-1] is acks:
+                    acks.delivery_tag = delivery_tag
+                    acks.multiple = 1
+                else:
+                    self._acks = Acknowledgements(self._number, delivery_tag)
+                    posted.append(self._acks)
             # Others may join it, while callbacks follow each other quickly: see
             # drain_events, and the keeper, for who writes it then.
             driver = self._driver
@@ -411,21 +414,22 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     def _on_close(
         self, reply_code: int, reply_text: str, class_id: int, method_id: int
     ) -> None:
+        error = channel_error(reply_code, reply_text)
         with self._outbox.lock:
-            # What was written before it was written on an open channel.
+            # What was written before it was written on an open channel; from
+            # here on everybody is told why it is not.
+            waiting = list(self._pending.values())
+            if not (waiting or self.is_closing):
+                self.error = error
             self.is_open = False
         self._outbox.post(method_frame(self._number, spec.Channel.CloseOk, b""))
         if self.is_closing:
             return  # the answer to our own close is still to come
-        error = channel_error(reply_code, reply_text)
-        waiting = list(self._pending.values())
         for reply in waiting:
             reply.fail(error)
-        if not waiting:
-            self.error = error
-            if self.callbacks:
-                # Its consumers would wait for ever: tell who drains.
-                self._driver.inbox.events.append(self._tell)
+        if not waiting and self.callbacks:
+            # Its consumers would wait for ever: tell who drains.
+            self._driver.inbox.events.append(self._tell)
         self.collect()
 
     def _tell(self) -> None:

@@ -7,15 +7,17 @@ import os
 import signal
 import threading
 import weakref
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
-__all__ = ["unwatch", "watch"]
+__all__ = ["attend", "unwatch", "watch"]
 
 logger = logging.getLogger("carrot.backends.pyamqplib")
 
 #: Seconds between two looks, unless heartbeats have to be more frequent.
 INTERVAL = 1.0
+#: Seconds that what is sent in a burst is kept by the kernel at most.
+BURST_INTERVAL = 0.005
 
 
 class _Keeper:
@@ -29,11 +31,19 @@ class _Keeper:
         self._lock = threading.Lock()
         self._poke = threading.Event()
         self._running = False
+        self._due = 0.0
+        self._bursts: list[Any] = []
+
+    def attend(self, outbox: Any) -> None:
+        """Push what is written in a burst every few milliseconds, until it ends."""
+        self._bursts.append(outbox)
+        self._poke.set()
 
     def watch(self, connection: Any) -> None:
         """Tick this connection from now on, until it is closed or gone."""
         with self._lock:
             self.connections.add(connection)
+            self._due = 0.0
             self._poke.set()
             if self._running:
                 return
@@ -50,13 +60,27 @@ class _Keeper:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
-            self._poke.wait(self._interval())
-            self._poke.clear()
+            left = self._due - monotonic()
+            if self._bursts:
+                sleep(max(0.0, min(left, BURST_INTERVAL)))
+                self._push()
+            else:
+                self._poke.wait(left)
+                self._poke.clear()
+            if monotonic() < self._due:
+                continue
             with self._lock:
                 if not self.connections:
                     self._running = False
                     return
             self._tick()
+            with self._lock:
+                self._due = monotonic() + self._interval()
+
+    def _push(self) -> None:
+        for outbox in list(self._bursts):
+            if not outbox.push():
+                self._bursts.remove(outbox)
 
     def _tick(self) -> None:
         # Holds them only as long as this takes.
@@ -67,8 +91,7 @@ class _Keeper:
                 logger.exception("while keeping %r alive", connection)
 
     def _interval(self) -> float:
-        with self._lock:
-            heartbeats: list[float] = [c.heartbeat for c in self.connections if c.heartbeat]
+        heartbeats: list[float] = [c.heartbeat for c in self.connections if c.heartbeat]
         return min([INTERVAL, *(heartbeat / 4 for heartbeat in heartbeats)])
 
 
@@ -78,6 +101,11 @@ _keeper = _Keeper()
 def watch(connection: Any) -> None:
     """Keep a connection alive, without holding it."""
     _keeper.watch(connection)
+
+
+def attend(outbox: Any) -> None:
+    """Push what an outbox writes in a burst."""
+    _keeper.attend(outbox)
 
 
 def unwatch(connection: Any) -> None:

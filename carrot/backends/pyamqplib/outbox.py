@@ -7,10 +7,19 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.transport import Transport
-from carrot.backends.pyamqplib.wire import HEARTBEAT, method_frame
+from carrot.backends.pyamqplib.wire import HEARTBEAT, Acknowledgements, method_frame
 
 __all__ = ["Outbox", "frame_writer"]
+
+#: So many writes, each within so many seconds of the one before, are a burst.
+_BURST = 32
+_GAP = 0.0002
+#: Seconds without a write that end one.
+_PAUSE = 0.001
+#: Seconds without one after which the keeper need not look any more.
+_REST = 0.05
 
 
 class Outbox:
@@ -28,12 +37,14 @@ class Outbox:
     #: To be held for whatever follows.
     lock: threading.Lock
     #: Frames that may wait a moment for others to join them.
-    posted: list[bytes]
+    posted: list[bytes | Acknowledgements]
     #: What the kernel did not take; the first piece may be the rest of one.
     rest: list[Any]
     #: When something was written last, and when nothing was left, monotonic.
     sent_at: float
     cleared_at: float
+    #: Whether the kernel joins small writes, during a burst of them.
+    joining: bool
 
     def __init__(self, broken: Callable[[OSError], None], rouse: Callable[[], None]) -> None:
         self._broken = broken
@@ -47,6 +58,8 @@ class Outbox:
         self.posted = []
         self.rest = []
         self.sent_at = self.cleared_at = 0.0
+        self.joining = self._attended = False
+        self._streak = 0
 
     def connect(self, transport: Transport) -> None:
         """Write to this link from now on."""
@@ -77,8 +90,29 @@ class Outbox:
         except BaseException:
             self.interrupted()
             raise
-        self.sent_at = monotonic()
+        now = monotonic()
+        self._streak = self._streak + 1 if now - self.sent_at < _GAP else 0
+        self.sent_at = now
+        if self._streak == _BURST:
+            self._join()
         return True
+
+    def _join(self) -> None:
+        """Have the kernel join what is written from now on, for a few milliseconds.
+
+        Each write would be a packet otherwise, and wake the broker.
+        """
+        assert self._transport is not None
+        self.joining = True
+        self._transport.join_writes(True)
+        if not self._attended:
+            self._attended = True
+            keeper.attend(self)
+
+    def _part(self) -> None:
+        if self.joining and self._transport is not None:
+            self.joining, self._streak = False, 0
+            self._transport.join_writes(False)
 
     def clear(self) -> bool:
         """Write what waits, as far as the kernel takes it. With the lock held.
@@ -88,7 +122,8 @@ class Outbox:
         posted, rest = self.posted, self.rest
         try:
             if posted:
-                rest.append(posted[0] if len(posted) == 1 else b"".join(posted))
+                frames = [p if isinstance(p, bytes) else p.frame() for p in posted]
+                rest.append(b"".join(frames))
                 posted.clear()
             if rest:
                 self.rest = []
@@ -112,12 +147,27 @@ class Outbox:
             self._rouse()  # to poll for room as well
 
     def flush(self) -> None:
-        """Write what waits, as far as the kernel takes it."""
-        if self.posted or self.rest:
+        """Write what waits, as far as the kernel takes it; a burst ends here."""
+        if self.posted or self.rest or self.joining:
             with self.lock:
                 done = self.clear()
+                self._part()
             if not done:
                 self._rouse()
+
+    def push(self) -> bool:
+        """Have the kernel send what it keeps; the keeper calls it during bursts.
+
+        :returns: whether to call it again in a few milliseconds.
+        """
+        with self.lock:
+            idle = monotonic() - self.sent_at
+            if self.joining:
+                self._part()
+                if idle < _PAUSE:
+                    self._join()
+            self._attended = idle < _REST
+            return self._attended
 
 
 def _after(pieces: list[Any], sent: int) -> list[Any]:

@@ -203,6 +203,9 @@ class Parser:
         self._tags: dict[bytes, str] = {}
         self._routes: dict[bytes, tuple[str, str]] = {}
         self._properties: dict[bytes, Properties] = {}
+        # The last delivery, and what one of its kind looks like: see _alike.
+        self._last: tuple[Any, ...] = ()
+        self._kind: tuple[bytes, bytes, bytes, int, tuple[Any, ...]] | None = None
 
     def feed(self, data: bytes, events: list[Any]) -> None:
         """Parse *data*, appending what is complete to *events*.
@@ -219,6 +222,10 @@ class Parser:
         limit = self.frame_max - OVERHEAD
         contents = self._contents
         while total - position > 7:
+            if self._kind is not None and not contents:
+                position = self._alike(data, position, total, limit, events)
+                if total - position <= 7:
+                    break
             kind, number, size = _frame_head.unpack_from(data, position)
             start = position + 7
             end = start + size
@@ -229,7 +236,7 @@ class Parser:
             if kind == 1 and number not in contents:
                 method = data[start : start + 4]
                 if method == _DELIVER:
-                    position = self._deliver(data, start, end, number, events)
+                    position = self._deliver(data, start, end, number, limit, events)
                     if position:
                         continue
                 if method in _WITH_CONTENT:
@@ -250,8 +257,50 @@ class Parser:
 
     # -- the common case: the frames of a message of one body frame, all there
 
+    def _alike(
+        self, data: bytes, position: int, total: int, limit: int, events: list[Any]
+    ) -> int:
+        """Take messages that differ from the last one in tag, size and body only.
+
+        :returns: the position after them.
+        """
+        assert self._kind is not None
+        head, middle, tail, number, (consumer_tag, redelivered, route, encoded) = self._kind
+        if not data.startswith(head, position):
+            return position
+        channel = self._channel(number)
+        to_size = len(head) + 8 + len(middle)
+        to_body = to_size + 8 + len(tail) + 4
+        while data.startswith(head, position):
+            tag_at = position + len(head)
+            size_at = position + to_size
+            body_at = position + to_body
+            if (
+                body_at > total
+                or not data.startswith(middle, tag_at + 8)
+                or not data.startswith(tail, size_at + 8)
+            ):
+                break
+            (length,) = _body_size.unpack_from(data, size_at)
+            end = body_at + length
+            if (
+                not 0 < length <= limit
+                or end >= total
+                or data[end] != 0xCE
+                or _size.unpack_from(data, body_at - 4) != (length,)
+            ):
+                break
+            (tag,) = _body_size.unpack_from(data, tag_at)
+            events.append(
+                Delivery(
+                    channel, consumer_tag, tag, redelivered, route, encoded, data[body_at:end]
+                )
+            )
+            position = end + 1
+        return position
+
     def _deliver(
-        self, data: bytes, start: int, end: int, number: int, events: list[Any]
+        self, data: bytes, start: int, end: int, number: int, limit: int, events: list[Any]
     ) -> int:
         """Take a whole message that begins with the method at *start*.
 
@@ -266,10 +315,15 @@ class Parser:
             body_at = header_end + 8
             if length:
                 body_end: int = body_at + length
-                if data[body_end] != 0xCE or _frame_head.unpack_from(data, header_end + 1) != (
-                    3,
-                    number,
-                    length,
+                if (
+                    length > limit
+                    or data[body_end] != 0xCE
+                    or _frame_head.unpack_from(data, header_end + 1)
+                    != (
+                        3,
+                        number,
+                        length,
+                    )
                 ):
                     return 0
             else:
@@ -290,17 +344,22 @@ class Parser:
         route = self._routes.get(key) or self._remember(self._routes, key, _route(key))
         key = data[at + 19 : header_end]
         encoded = self._properties.get(key) or self._encoded(key)
+        body = data[body_at:body_end]
         events.append(
             Delivery(
-                self._channel(number),
-                consumer_tag,
-                tag,
-                redelivered,
-                route,
-                encoded,
-                data[body_at:body_end],
+                self._channel(number), consumer_tag, tag, redelivered, route, encoded, body
             )
         )
+        last, self._last = self._last, (number, consumer_tag, redelivered, route, encoded)
+        if last == self._last and length:
+            # The third one can be told by its looks.
+            self._kind = (
+                data[start - 7 : tag_at],
+                data[tag_at + 8 : at + 11],
+                data[at + 19 : body_at - 4],
+                number,
+                last[1:],
+            )
         return body_end + 1
 
     # -- everything else

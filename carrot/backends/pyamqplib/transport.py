@@ -126,6 +126,15 @@ class Transport(amqp.transport.TCPTransport):  # type: ignore[misc]
         self._ask = _MUCH if len(data) >= _LITTLE else _LITTLE
         return data
 
+    def join_writes(self, joined: bool) -> None:
+        """Have the kernel join small writes while earlier ones are on their way (Nagle).
+
+        Turning it off sends what was kept at once.
+        """
+        if self.sock is not None:
+            with contextlib.suppress(OSError):  # whoever writes next will know
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not joined)
+
     # -- ending
 
     def sever(self) -> None:

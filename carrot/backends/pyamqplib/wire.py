@@ -17,10 +17,10 @@ __all__ = [
     "END",
     "HEARTBEAT",
     "OVERHEAD",
+    "Acknowledgements",
     "ProtocolError",
     "method_frame",
     "pack_body_size",
-    "pack_settlement",
     "pack_size",
     "publish_frames",
     "publish_prefix",
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 _method_head = Struct(">BHIHH")
-#: Of the frame of ``basic.ack``, ``reject`` and ``nack``: 1, channel, 13, 60,
-#: method, delivery tag, bits, 0xCE.
-pack_settlement = Struct(">BHIHHQBB").pack
+# Of the frame of ``basic.ack``, ``reject`` and ``nack``: 1, channel, 13, 60,
+# method, delivery tag, bits, 0xCE.
+_pack_settlement = Struct(">BHIHHQBB").pack
 pack_size = Struct(">I").pack
 pack_body_size = Struct(">Q").pack
 
@@ -74,9 +74,33 @@ def method_frame(number: int, signature: tuple[int, int], arguments: bytes) -> b
 def settle_frame(number: int, method: int, delivery_tag: int, bits: int) -> bytes:
     """Return the frame of ``basic.ack`` (80), ``reject`` (90) or ``nack`` (120)."""
     try:
-        return pack_settlement(1, number, 13, 60, method, delivery_tag, bits, 0xCE)
+        return _pack_settlement(1, number, 13, 60, method, delivery_tag, bits, 0xCE)
     except struct_error as exc:
         raise ConfigurationError(f"{delivery_tag!r} is no delivery tag: {exc}") from exc
+
+
+class Acknowledgements:
+    """Acknowledgements of successive deliveries, which one frame expresses.
+
+    :param number: of the channel.
+    :param delivery_tag: the first one.
+    """
+
+    __slots__ = ("delivery_tag", "multiple", "number")
+
+    #: The last one.
+    delivery_tag: int
+    #: 1 once there are several.
+    multiple: int
+
+    def __init__(self, number: int, delivery_tag: int) -> None:
+        self.number = number
+        self.delivery_tag = delivery_tag
+        self.multiple = 0
+
+    def frame(self) -> bytes:
+        """Return the frame."""
+        return settle_frame(self.number, 80, self.delivery_tag, self.multiple)
 
 
 def publish_prefix(
