@@ -25,8 +25,7 @@ from carrot.backends.pyamqplib.wire import (
     OVERHEAD,
     Acknowledgements,
     method_frame,
-    pack_body_size,
-    pack_size,
+    publish_beginning,
     publish_frames,
     publish_prefix,
     settle_frame,
@@ -83,7 +82,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         self._prepare_calls(connection)
         self._outbox = connection.outbox
         self._number: int = self.channel_id
-        self._prefixes: dict[Any, tuple[bytes, bytes]] = {}
+        self._prefixes: dict[Any, tuple[tuple[bytes, bytes], Any]] = {}
         self._room = connection.frame_max - OVERHEAD
         self._joined = min(self._room, _JOINED)
         self._forgetful: set[str] = set()
@@ -123,18 +122,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         if properties is None:
             properties = encode_properties(msg.properties)
         try:
-            prefix = self._prefixes[exchange, routing_key, mandatory, properties]
+            prefix, begin = self._prefixes[exchange, routing_key, mandatory, properties]
         except (KeyError, TypeError):
-            prefix = self._new_prefix(exchange, routing_key, mandatory, properties)
+            prefix, begin = self._new_prefix(exchange, routing_key, mandatory, properties)
         body = msg.body
         if body.__class__ is not bytes:
             body = as_bytes(body)
         length = len(body)
         if 0 < length <= self._joined:
             head, tail = prefix
-            pieces = [
-                b"".join((head, pack_body_size(length), tail, pack_size(length), body, END))
-            ]
+            pieces = [b"".join((begin(head, length, tail, length), body, END))]
         else:
             pieces = publish_frames(prefix, body, self._room)
         driver, outbox = self._driver, self._outbox
@@ -173,15 +170,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
     def _new_prefix(
         self, exchange: Any, routing_key: Any, mandatory: Any, properties: bytes
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[tuple[bytes, bytes], Any]:
         prefix = publish_prefix(
             self._number, exchange, routing_key, mandatory, properties, self._room
         )
+        found = prefix, publish_beginning(prefix)
         if len(properties) <= _SMALL:
             if len(self._prefixes) >= _CACHED:
                 self._prefixes.clear()
-            self._prefixes[exchange, routing_key, mandatory, properties] = prefix
-        return prefix
+            self._prefixes[exchange, routing_key, mandatory, properties] = found
+        return found
 
     # -- settling
 
@@ -192,6 +190,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         written acknowledges some of them, one frame says it all.
         """
         outbox = self._outbox
+        # Not acquire() and release(), which cost half: a signal's handler that
+        # raises between acquire() and `try` would leave it locked.
         with outbox.lock:
             if not self.is_open:
                 return False

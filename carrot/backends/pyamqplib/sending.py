@@ -112,7 +112,7 @@ class SendingBackend(ChannelledBackend):
                 if size < _ROOMY:
                     # A copy of its own: orjson leaves short bytes in a buffer of
                     # 4 KiB, all of which the window would hold.
-                    message.body = bytes(memoryview(message.body))
+                    message.body = b"".join((message.body, b""))
                 entry = Unconfirmed(message, exchange, routing_key, mandatory, headers, size)
                 channel.basic_publish(message, exchange, routing_key, mandatory, entry=entry)
         except Exception as exc:

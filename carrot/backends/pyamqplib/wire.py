@@ -7,6 +7,7 @@ method frame, a header frame and, unless it is empty, body frames
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from struct import error as struct_error
 from typing import Any
@@ -20,8 +21,7 @@ __all__ = [
     "Acknowledgements",
     "ProtocolError",
     "method_frame",
-    "pack_body_size",
-    "pack_size",
+    "publish_beginning",
     "publish_frames",
     "publish_prefix",
     "settle_frame",
@@ -32,8 +32,8 @@ _method_head = Struct(">BHIHH")
 # Of the frame of ``basic.ack``, ``reject`` and ``nack``: 1, channel, 13, 60,
 # method, delivery tag, bits, 0xCE.
 _pack_settlement = Struct(">BHIHHQBB").pack
-pack_size = Struct(">I").pack
-pack_body_size = Struct(">Q").pack
+_pack_size = Struct(">I").pack
+_pack_body_size = Struct(">Q").pack
 
 END = b"\xce"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -127,6 +127,16 @@ def publish_prefix(
     return head, properties + END + b"\x03" + number.to_bytes(2, "big")
 
 
+def publish_beginning(prefix: tuple[bytes, bytes]) -> Callable[[bytes, int, bytes, int], bytes]:
+    """Return what packs the frames of a message up to its body, if that is one frame.
+
+    It is called with the first half of the *prefix*, the body's size, the
+    second half, and the size again.
+    """
+    head, tail = prefix
+    return Struct(f">{len(head)}sQ{len(tail)}sI").pack
+
+
 def publish_frames(prefix: tuple[bytes, bytes], body: bytes, room: int) -> list[Any]:
     """Return the frames of a message, in pieces that share the body's memory.
 
@@ -135,16 +145,16 @@ def publish_frames(prefix: tuple[bytes, bytes], body: bytes, room: int) -> list[
     """
     head, tail = prefix
     length = len(body)
-    head += pack_body_size(length)
+    head += _pack_body_size(length)
     if not length:
         return [head + tail[:-3]]
     if length <= room:
-        return [head + tail + pack_size(length), body, END]
+        return [head + tail + _pack_size(length), body, END]
     start = tail[-3:]
     view = memoryview(body)
     pieces: list[Any] = [head + tail[:-3]]
     for at in range(0, length, room):
         chunk = view[at : at + room]
-        pieces[-1] += start + pack_size(len(chunk))
+        pieces[-1] += start + _pack_size(len(chunk))
         pieces += [chunk, END]
     return pieces
