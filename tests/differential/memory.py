@@ -55,6 +55,7 @@ class MemorySide:
         """Do an operation. Returns the answer, or the error."""
         slot, method, arguments = operation
         self._senders.clear()
+        overtakes = self._overtakes(slot, method, arguments)
         try:
             arguments = self.names.resolve(arguments)
             return self.names.comparable(self._answer(slot, method, arguments))
@@ -62,12 +63,25 @@ class MemorySide:
             return self.names.comparable(("error", error.reply_code, error.reply_text))
         finally:
             self._heal()
-            self.is_racy = any(len(senders) > 1 for senders in self._senders.values())
+            self.is_racy = overtakes or any(len(each) > 1 for each in self._senders.values())
             for queue in self.vhost.queues.values():
                 if "publish" not in vars(queue):
                     queue.publish = partial(  # type: ignore[method-assign]
                         self._publish, queue.publish, queue
                     )
+
+    def _overtakes(self, slot: int, method: str, arguments: dict[str, Any]) -> bool:
+        """Return whether room that is made may reach a queue before the message does.
+
+        With a prefetch count for a whole channel RabbitMQ tells a queue of the
+        room with priority: if it is busy, it delivers what waits before it
+        hears that a message comes back.
+        """
+        channel = self.channels[slot]
+        comes_back = method == "basic_recover" or arguments.get("requeue")
+        return bool(comes_back and channel._shared_prefetch) and any(
+            queue.ready.count for _, queue, _ in channel.unacked.values()
+        )
 
     def _answer(self, slot: int, method: str, arguments: dict[str, Any]) -> Any:
         if method == "wait":
