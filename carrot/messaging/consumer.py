@@ -35,7 +35,7 @@ class Consumer(Receiver):
     """
 
     #: Name of the queue. ``""`` given to the constructor has the broker
-    #: choose one; the attribute then holds that.
+    #: choose one; the attribute then holds that, and after a recovery the next.
     queue: str = ""
     #: Exchange to bind the queue to; ``""``: bind nothing.
     exchange: str = ""
@@ -168,6 +168,13 @@ class Consumer(Receiver):
         )
         if self._server_named and declared:
             self.queue = declared[0]
+            follow = getattr(self.backend, "follow", None)
+            if follow is not None:
+                follow(self._renamed)
+
+    def _renamed(self, former: str, queue: str) -> None:
+        if self.queue == former:
+            self.queue = queue
 
     def _declare_exchange(self) -> None:
         self.backend.exchange_declare(

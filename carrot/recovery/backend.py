@@ -106,6 +106,14 @@ class RecoveringBackend(PublishingBackend):
             journal.queue_declared(declaration, result[0])
         return result
 
+    def follow(self, follower: Callable[[str, str], Any]) -> None:
+        """Have a method called with the former and the new name of each queue that gets one.
+
+        The broker gives queues that it named another name when they are
+        declared again. The method's object is held weakly.
+        """
+        self._session.journal.follow(follower)
+
     def queue_exists(self, queue: str) -> Any:
         """Return whether the queue exists."""
         if not self.is_needed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ class Journal:
         self._bindings: dict[tuple[str, str, str, str], dict[str, Any]] = {}
         # Former names of server-named queues, and what they are called now.
         self._renamed: dict[str, str] = {}
+        self._followers: set[weakref.WeakMethod[Callable[[str, str], Any]]] = set()
 
     def __repr__(self) -> str:
         return (
@@ -126,6 +128,14 @@ class Journal:
             self._bindings = {_key(binding): binding for binding in bindings}
             self._renamed = {a: new if b == old else b for a, b in self._renamed.items()}
             self._renamed[old] = new
+        for reference in list(self._followers):
+            follower = reference()
+            if follower is not None:
+                follower(old, new)
+
+    def follow(self, follower: Callable[[str, str], Any]) -> None:
+        """Have a method, held weakly, called with the former and the new name of queues."""
+        self._followers.add(weakref.WeakMethod(follower, self._followers.discard))
 
     def _unbind(self, gone: Callable[[dict[str, Any]], bool]) -> None:
         bindings = self._bindings

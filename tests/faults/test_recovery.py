@@ -19,22 +19,12 @@ from carrot.exceptions import (
     ConnectionLost,
 )
 from carrot.messaging import Consumer
-from tests.faults.traffic import connected, declare, publisher_to, send, take
+from tests.faults.traffic import come_back, connected, declare, publisher_to, send, take
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 from tests.waiting import wait_until
 
 Proxies = Callable[[VirtualHost], Proxy]
-
-
-def come_back(connection: BrokerConnection, link: Proxy) -> None:
-    """Cut the link, have that noticed, and wait for the recovery."""
-    count = connection.stats()["reconnects"]
-    link.cut()
-    with pytest.raises(TimeoutError):
-        while connection.stats()["reconnects"] == count:
-            connection.drain_events(timeout=0.2)
-        connection.drain_events(timeout=0)
 
 
 def test_16_a_thousand_queues_and_consumers(
@@ -70,7 +60,7 @@ def test_16_a_thousand_queues_and_consumers(
 
 
 def test_16_server_named_queues(rabbitmq: VirtualHost, proxy: Proxies) -> None:
-    """They get new names; bindings and consumers follow."""
+    """They get new names; bindings and consumers follow, and the consumer knows the name."""
     link = proxy(rabbitmq)
     with connected(link.url) as connection:
         consumer, numbers = take(
@@ -79,13 +69,14 @@ def test_16_server_named_queues(rabbitmq: VirtualHost, proxy: Proxies) -> None:
         consumer.consume()
         former = consumer.queue
         come_back(connection, link)
-        assert former not in rabbitmq.queues()
+        assert rabbitmq.queues() == [consumer.queue] != [former]
         publisher = publisher_to(connection, "k", exchange="x", auto_declare=False)
         send(publisher, range(3), mandatory=True)
+        send(publisher, range(3, 4), exchange="", routing_key=consumer.queue, mandatory=True)
         publisher.close()
-        while len(numbers) < 3:
+        while len(numbers) < 4:
             connection.drain_events(timeout=10)
-        assert numbers == [0, 1, 2]
+        assert numbers == [0, 1, 2, 3]
 
 
 def test_16_what_was_deleted_stays_deleted(rabbitmq: VirtualHost, proxy: Proxies) -> None:

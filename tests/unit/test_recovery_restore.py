@@ -82,6 +82,7 @@ def test_a_server_named_queue_is_followed_by_all_that_is_about_it() -> None:
     for number in range(3):
         lose(world, connection)
         assert former not in world.declared()
+        assert {consumer.queue} == world.declared()
         send(connection, b"%d" % number, exchange="x", routing_key="k")
         drain(connection)
     assert received == ["0", "1", "2"]
