@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import amqp
 
 from carrot.connection import BrokerConnection
+from carrot.exceptions import DrainTimeout
 from carrot.messaging import Consumer, Publisher
+from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 
 __all__ = [
     "COUNT",
     "arrived",
+    "come_back",
     "connected",
     "declare",
     "filled",
@@ -50,6 +53,15 @@ def filled(where: VirtualHost, count: int = COUNT, queue: str = "q") -> None:
         publisher = publisher_to(connection, queue)
         send(publisher, range(count))
         publisher.close()
+
+
+def come_back(connection: BrokerConnection, link: Proxy) -> None:
+    """Cut the link, have that noticed, and wait for the recovery."""
+    count = connection.stats()["reconnects"]
+    link.cut()
+    while connection.stats()["reconnects"] == count:
+        with suppress(DrainTimeout):
+            connection.drain_events(timeout=0.2)
 
 
 def publisher_to(connection: BrokerConnection, queue: str = "q", **options: Any) -> Publisher:
