@@ -87,6 +87,7 @@ def test_acknowledgements_of_a_limited_loop(
 
     monkeypatch.setattr(channel, "HOLD", 60)
     backend.declare_consumer("q", False, lambda raw: backend.message_to_python(raw).ack(), "c")
+    backend.connection.connection.outbox.attended = True  # by nobody
     peer.send(sent(*range(1, 9)))
     events = backend.connection.connection.inbox.events
     wait_until(lambda: len(events) == 8 or backend.connection.connection.inbox.pump(5))

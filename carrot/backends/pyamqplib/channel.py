@@ -210,7 +210,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                     self._acks = Acknowledgements(self._number, delivery_tag)
                     posted.append(self._acks)
             # Others may join it, while callbacks follow each other quickly: see
-            # drain_events, and the keeper, for who writes it then.
+            # drain_events for who writes it then; the keeper at the latest.
             driver = self._driver
             if (
                 driver.running != get_ident()
@@ -218,6 +218,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 or monotonic() - outbox.cleared_at >= HOLD
             ):
                 outbox.clear()
+            elif not outbox.attended:
+                outbox.attend()
             return True
 
     def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> bool:

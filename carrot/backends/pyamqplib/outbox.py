@@ -36,13 +36,15 @@ class Outbox:
 
     #: To be held for whatever follows.
     lock: threading.Lock
-    #: Frames that may wait a moment for others to join them.
+    #: Frames that may wait for others to join them, until :meth:`push` at most.
     posted: list[bytes | Acknowledgements]
     #: What the kernel did not take; the first piece may be the rest of one.
     rest: list[Any]
     #: When something was written last, and when nothing was left, monotonic.
     sent_at: float
     cleared_at: float
+    #: Whether the keeper calls :meth:`push` now and then.
+    attended: bool
     #: Whether the kernel joins small writes, during a burst of them.
     joining: bool
 
@@ -58,7 +60,7 @@ class Outbox:
         self.posted = []
         self.rest = []
         self.sent_at = self.cleared_at = 0.0
-        self.joining = self._attended = False
+        self.joining = self.attended = False
         self._streak = 0
 
     def connect(self, transport: Transport) -> None:
@@ -105,8 +107,12 @@ class Outbox:
         assert self._transport is not None
         self.joining = True
         self._transport.join_writes(True)
-        if not self._attended:
-            self._attended = True
+        self.attend()
+
+    def attend(self) -> None:
+        """Have :meth:`push` called in a few milliseconds. With the lock held."""
+        if not self.attended:
+            self.attended = True
             keeper.attend(self)
 
     def _part(self) -> None:
@@ -156,18 +162,20 @@ class Outbox:
                 self._rouse()
 
     def push(self) -> bool:
-        """Have the kernel send what it keeps; the keeper calls it during bursts.
+        """Write what waits, and have the kernel send what it keeps; the keeper calls it.
 
         :returns: whether to call it again in a few milliseconds.
         """
         with self.lock:
+            if self.posted and not self.clear():
+                self._rouse()
             idle = monotonic() - self.sent_at
             if self.joining:
                 self._part()
                 if idle < _PAUSE:
                     self._join()
-            self._attended = idle < _REST
-            return self._attended
+            self.attended = idle < _REST
+            return self.attended
 
 
 def _after(pieces: list[Any], sent: int) -> list[Any]:
