@@ -144,7 +144,7 @@ def test_09_settling_after_the_connection_broke(
         for message in held[:3]:
             getattr(message, verb)()
         assert connection.stats()["stale_settles"] == 3
-        assert caplog.text.count("the channel that it came by is gone") == 3
+        assert caplog.text.count("the broker delivers") == 3
         for message in held[3:]:
             assert message.delivery_info["redelivered"]
             message.ack()
@@ -178,9 +178,13 @@ def test_13_a_queue_that_the_server_side_deletes(
         consumer, numbers = take(connection, exchange="x", routing_key="k")
         consumer.consume()
         rabbitmq.delete_queue("q")
-        # The cancel is an event as a message is.
-        connection.drain_events(timeout=10)
-        assert "cancelled the consumer of queue 'q'" in caplog.text
+
+        def told() -> bool:
+            with suppress(DrainTimeout):
+                connection.drain_events(timeout=0.2)
+            return "cancelled the consumer of queue 'q'" in caplog.text
+
+        wait_until(told)
         publisher = publisher_to(connection, "k", exchange="x")
         send(publisher, range(3), mandatory=True)
         publisher.close()

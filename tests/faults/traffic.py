@@ -11,6 +11,7 @@ import amqp
 from carrot.connection import BrokerConnection
 from carrot.exceptions import DrainTimeout
 from carrot.messaging import Consumer, Publisher
+from tests.faults.memory import MemoryHost
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 
@@ -110,7 +111,11 @@ def take(
 
 
 @contextmanager
-def _plain(where: VirtualHost) -> Iterator[amqp.Channel]:
+def _plain(where: VirtualHost | MemoryHost) -> Iterator[Any]:
+    if isinstance(where, MemoryHost):
+        with where.channel() as channel:
+            yield channel
+        return
     user = {"userid": where.userid, "password": where.password, "virtual_host": where.vhost}
     with amqp.Connection(host=f"{where.host}:{where.port}", **user) as connection:
         yield connection.channel()
