@@ -1,0 +1,36 @@
+"""Consumers of queues that hold more than memory should."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+from carrot.connection import BrokerConnection
+from carrot.messaging import Consumer, Publisher
+from tests.servers.vhost import VirtualHost
+
+COUNT, SIZE = 64, 1024 * 1024
+
+
+def test_a_full_queue_does_not_fill_the_memory(rabbitmq: VirtualHost) -> None:
+    """Without any prefetch count, what is read ahead stays a fraction of what is on the queue."""
+    with BrokerConnection(**rabbitmq.conninfo) as connection:
+        consumer = Consumer(connection, queue="full", exchange="full")
+        with Publisher(connection, exchange="full") as publisher:
+            for _ in range(COUNT):
+                publisher.send(bytes(SIZE))
+        received = []
+
+        def note(body: bytes, message: Any) -> None:
+            received.append(len(body))
+            message.ack()
+
+        consumer.register_callback(note)
+        tracemalloc.start()
+        try:
+            consumer.wait(limit=COUNT)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert received == [SIZE] * COUNT
+    assert peak < 8 * SIZE
