@@ -108,6 +108,32 @@ def test_08_a_connection_that_breaks_at_any_byte(rabbitmq: VirtualHost, proxy: P
         settle_all(connection, rabbitmq)
 
 
+def test_08_without_acknowledgements_nothing_comes_twice(
+    rabbitmq: VirtualHost, proxy: Proxies
+) -> None:
+    """`no_ack=True` is at most once: what was on its way is lost, and the consumer goes on."""
+    filled(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection, connected(rabbitmq.url) as direct:
+        consumer = Consumer(connection, queue="q", no_ack=True)
+        numbers: list[int] = []
+
+        def receive(message_data: Any, message: Any) -> None:
+            numbers.append(message_data["number"])
+            if len(numbers) == 50:
+                link.cut()
+
+        consumer.register_callback(receive)
+        consumer.consume()
+        drain_until(connection, lambda: len(numbers) == 50)
+        with publisher_to(direct) as publisher:
+            send(publisher, range(COUNT, COUNT + 5))
+        drain_until(connection, lambda: numbers[-1] == COUNT + 4)
+        assert len(set(numbers)) == len(numbers)
+        assert connection.stats()["stale_settles"] == 0
+        wait_until(lambda: rabbitmq.messages("q") == (0, 0))
+
+
 @pytest.mark.parametrize("offset", range(100, 1500, 200))
 def test_16_a_connection_that_breaks_during_the_handshake_of_a_recovery(
     rabbitmq_newest: VirtualHost, proxy: Proxies, offset: int

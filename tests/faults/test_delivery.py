@@ -22,7 +22,7 @@ from carrot.exceptions import (
     Unroutable,
 )
 from carrot.messaging import Consumer, Publisher
-from tests.faults.traffic import arrived, connected, declare, publisher_to, send
+from tests.faults.traffic import arrived, come_back, connected, declare, publisher_to, send
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 from tests.waiting import wait_until
@@ -68,6 +68,25 @@ def test_01_a_connection_that_breaks_at_any_byte(
         publisher.close()
     assert list(dict.fromkeys(arrived(rabbitmq))) == list(range(1000))
     assert link.tripped == 1
+
+
+def test_01_without_confirms_nothing_is_sent_again(
+    rabbitmq: VirtualHost, proxy: Proxies
+) -> None:
+    """`confirm=False` is at most once: what was on its way is lost, and nobody told."""
+    declare(rabbitmq)
+    link = proxy(rabbitmq)
+    with connected(link.url) as connection:
+        publisher = publisher_to(connection, confirm=False)
+        send(publisher, range(5))
+        wait_until(lambda: rabbitmq.messages("q")[0] == 5)
+        link.stall("up")
+        send(publisher, range(5, 10))
+        come_back(connection, link)
+        send(publisher, range(10, 15))
+        publisher.close()
+        wait_until(lambda: rabbitmq.messages("q")[0] == 10)
+    assert arrived(rabbitmq) == [*range(5), *range(10, 15)]
 
 
 def test_02_a_peer_that_falls_silent_and_is_cut(rabbitmq: VirtualHost, proxy: Proxies) -> None:
@@ -335,10 +354,12 @@ def test_07_a_message_that_is_too_large(rabbitmq: VirtualHost) -> None:
     assert numbers == set(range(7))
 
 
-def test_a_loss_that_nobody_is_there_to_meet(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+def test_a_loss_that_nobody_is_there_to_meet(
+    rabbitmq_newest: VirtualHost, proxy: Proxies
+) -> None:
     """What an idle publisher sent last is sent again as soon as the broker is back."""
-    declare(rabbitmq)
-    link = proxy(rabbitmq)
+    declare(rabbitmq_newest)
+    link = proxy(rabbitmq_newest)
     with connected(link.url) as connection:
         publisher = publisher_to(connection)
         send(publisher, range(1))
@@ -349,7 +370,7 @@ def test_a_loss_that_nobody_is_there_to_meet(rabbitmq: VirtualHost, proxy: Proxi
         link.heal()
         wait_until(lambda: connection.stats()["confirmed"] == 3)
         assert (connection.state, connection.stats()["reconnects"]) == ("open", 1)
-    assert arrived(rabbitmq) == [0, 1, 2]
+    assert arrived(rabbitmq_newest) == [0, 1, 2]
 
 
 PROGRAM = """
@@ -363,13 +384,15 @@ for number in range(2_000):
 """
 
 
-def test_a_program_that_ends_without_flushing(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+def test_a_program_that_ends_without_flushing(
+    rabbitmq_newest: VirtualHost, proxy: Proxies
+) -> None:
     """The exit of the interpreter waits for confirms, for a few seconds at most."""
-    declare(rabbitmq)
-    link = proxy(rabbitmq)
+    declare(rabbitmq_newest)
+    link = proxy(rabbitmq_newest)
     link.delay(0.05)
     subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM, link.url], check=True)
-    assert arrived(rabbitmq) == list(range(2_000))
+    assert arrived(rabbitmq_newest) == list(range(2_000))
     link.stall(after=20_000, direction="up")
     command = [sys.executable, "-c", PROGRAM, link.url]
     silenced = subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=True)

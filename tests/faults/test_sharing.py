@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from carrot.messaging import Consumer
 from tests.faults.traffic import arrived, connected, declare, publisher_to, send, take
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
@@ -180,6 +181,21 @@ def test_20_sigterm_in_a_callback(rabbitmq: VirtualHost) -> None:
         worker.says("left")
         assert worker.process.wait(10) == 0
     assert arrived(rabbitmq) == []
+
+
+def test_20_a_worker_that_is_killed(rabbitmq: VirtualHost) -> None:
+    """The message that it was working at comes again, marked redelivered, to the next one."""
+    declare(rabbitmq)
+    with connected(rabbitmq.url) as connection:
+        with publisher_to(connection) as publisher:
+            publisher.send({"number": 100})
+        with Worker(rabbitmq.url) as worker:
+            worker.says("working")
+        consumer = Consumer(connection, queue="q")
+        message = wait_until(consumer.fetch)
+        assert message.delivery_info["redelivered"]
+        assert message.payload == {"number": 100}
+        message.ack()
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])

@@ -60,6 +60,7 @@ def come_back(connection: BrokerConnection, link: Proxy) -> None:
     """Cut the link, have that noticed, and wait for the recovery."""
     count = connection.stats()["reconnects"]
     link.cut()
+    link.heal()
     while connection.stats()["reconnects"] == count:
         with suppress(DrainTimeout):
             connection.drain_events(timeout=0.2)
