@@ -17,12 +17,12 @@ from tests.servers.vhost import VirtualHost
 
 
 class OnRabbitMQ(Scene):
-    """A virtual host of the test's own, on each RabbitMQ at hand."""
+    """A virtual host on each RabbitMQ at hand; the tests of a class share it."""
 
     @pytest.fixture
-    def broker(self, rabbitmq: VirtualHost) -> Iterator[VirtualHost]:
+    def broker(self, rabbitmq_of_class: VirtualHost) -> Iterator[VirtualHost]:
         with contextlib.ExitStack() as self._further:
-            yield rabbitmq
+            yield rabbitmq_of_class
 
     def make_connection(self, **options: Any) -> BrokerConnection:
         return BrokerConnection(**{**self.broker_in_use.conninfo, **options})
@@ -72,8 +72,8 @@ class TestAmqplibShaped(BackendContract):
     lacks = frozenset(["threads"])
 
     @pytest.fixture
-    def broker(self, rabbitmq_newest: VirtualHost) -> VirtualHost:
-        return rabbitmq_newest
+    def broker(self, rabbitmq_newest_of_class: VirtualHost) -> VirtualHost:
+        return rabbitmq_newest_of_class
 
     def make_connection(self, **options: Any) -> BrokerConnection:
         options.setdefault("backend_cls", AmqplibShaped)

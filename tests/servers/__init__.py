@@ -9,12 +9,15 @@ a server that the whole run shares.
     distribution installs: 3.10 on Debian 12) and ``4.0``.
 ``rabbitmq_newest``
     runs it once, on 4.0, or on the distribution's where there is no 4.0.
+``rabbitmq_of_class``, ``rabbitmq_newest_of_class``
+    the same, but one virtual host for all tests of a class: for those that use
+    names of their own and leave nothing behind.
 ``rabbitmq_strict``
     4.0 that denies transient non-exclusive queues and global qos, as 4.3 does.
 
 What they know: ``host port tls_port vhost userid password url tls_url
 conninfo version certificates``. What they can do: ``ctl(*args)`` (rabbitmqctl,
-half a second), ``eval(erlang)`` (milliseconds), ``messages(queue)``,
+half a second), ``eval(erlang)`` (a millisecond), ``messages(queue)``,
 ``consumers(queue)``, ``delete_queue``, ``add_user``, ``set_policy``,
 ``connection_count()``, ``close_connections()``, ``blocked()`` (memory alarm
 while the ``with`` block lasts), ``tls_port_of("expired")``, ``another()`` (one

@@ -15,6 +15,7 @@ from tests.servers.keeper import Keeper
 from tests.servers.places import NoServer, Place, SameServer, find_place
 from tests.servers.server import Server
 from tests.servers.vhost import VirtualHost
+from tests.waiting import wait_until
 
 #: What a 4.3 server refuses, refused by 4.0 when told so.
 STRICT = """\
@@ -107,13 +108,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _asked_for(item: pytest.Item) -> Iterator[str]:
     callspec = getattr(item, "callspec", None)
-    if callspec is not None and "rabbitmq" in callspec.params:
-        yield callspec.params["rabbitmq"]
-    names = getattr(item, "fixturenames", ())
-    if "rabbitmq_newest" in names:
-        yield "newest"
-    if "rabbitmq_strict" in names:
-        yield "strict"
+    parameters = {} if callspec is None else callspec.params
+    for name in getattr(item, "fixturenames", ()):
+        if name in ("rabbitmq", "rabbitmq_of_class"):
+            yield parameters[name]
+        elif name in ("rabbitmq_newest", "rabbitmq_newest_of_class"):
+            yield "newest"
+        elif name == "rabbitmq_strict":
+            yield "strict"
 
 
 def _virtual_host(config: pytest.Config, which: str) -> VirtualHost:
@@ -126,6 +128,16 @@ def _virtual_host(config: pytest.Config, which: str) -> VirtualHost:
         if _must_have():
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+def _shared_virtual_host(config: pytest.Config, which: str) -> Iterator[VirtualHost]:
+    """Yield a virtual host; at the end nothing may be left in it."""
+    with contextlib.closing(_virtual_host(config, which)) as vhost:
+        yield vhost
+        # What goes by itself, as exclusive queues do, may take a moment.
+        wait_until(lambda: vhost.connection_count() == 0, what="all connections are closed")
+        wait_until(lambda: vhost.queues() == [], what="all queues are deleted")
+        wait_until(lambda: vhost.exchanges() == [], what="all exchanges are deleted")
 
 
 def _must_have() -> bool:
@@ -158,6 +170,18 @@ def rabbitmq_newest(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
     """A virtual host on the newest server that can be had."""
     with contextlib.closing(_virtual_host(request.config, "newest")) as vhost:
         yield vhost
+
+
+@pytest.fixture(scope="class", params=_BOTH)
+def rabbitmq_of_class(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
+    """A virtual host on each of the servers in turn, for all tests of a class."""
+    yield from _shared_virtual_host(request.config, request.param)
+
+
+@pytest.fixture(scope="class")
+def rabbitmq_newest_of_class(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
+    """A virtual host on the newest server that can be had, for all tests of a class."""
+    yield from _shared_virtual_host(request.config, "newest")
 
 
 @pytest.fixture

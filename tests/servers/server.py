@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ import subprocess
 import time
 
 from tests.servers.certificates import Certificates, make_certificates
+from tests.servers.console import Console, command
 from tests.servers.keeper import Keeper
 from tests.servers.places import Place
 
@@ -66,6 +66,10 @@ class Server:
         self.node = f"carrot-{self.port}@localhost"
         self.certificates: Certificates = make_certificates(self.folder)
         self._environment = self._configure(settings)
+        self._console = Console(
+            place.tool(command(self.node, _COOKIE), self.folder),
+            place.environment(self._environment),
+        )
         self.version = ""
 
     def __repr__(self) -> str:
@@ -128,20 +132,17 @@ class Server:
     def close(self) -> None:
         """Kill the server and remove its files."""
         self._gone()
+        self._console.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- talk
 
     def eval(self, erlang: str) -> str:
         """Run an Erlang expression on the server; return its value as text."""
-        if not self._has_erl_call:
-            return self.ctl("eval", erlang + ".")
-        # -r: under one name for all, a call can meet the end of the one before.
-        node = ["erl_call", "-r", "-sname", self.node, "-c", _COOKIE, "-e"]
-        answer = self._run_again(node, erlang + ".\n")
-        if not answer.startswith("{ok, "):
-            raise RuntimeError(f"{erlang}: {answer}\n{self.log_tail()}")
-        return answer[len("{ok, ") : -1].strip()
+        try:
+            return self._console.eval(erlang)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{self.log_tail()}") from None
 
     def ctl(self, *args: str) -> str:
         """Run ``rabbitmqctl``; return what it prints (takes half a second)."""
@@ -169,14 +170,6 @@ class Server:
         )
 
     # -- inside
-
-    @functools.cached_property
-    def _has_erl_call(self) -> bool:
-        """Erlang's program for short questions; not every image has it."""
-        try:
-            return bool(self._run(["sh", "-c", "command -v erl_call"]))
-        except RuntimeError:
-            return False
 
     def _configure(self, settings: str) -> dict[str, str]:
         """Write the server's files; return its environment."""
@@ -248,21 +241,10 @@ class Server:
         process.wait(PATIENCE)
         self._keeper.forget("group", process.pid)
 
-    def _run_again(self, command: list[str], text: str, tries: int = 3) -> str:
-        """Run what now and then does not get to the server; then it has done nothing."""
-        while True:
-            tries -= 1
-            try:
-                return self._run(command, text)
-            except RuntimeError as error:
-                if not tries or "failed to connect" not in str(error):
-                    raise
-
-    def _run(self, command: list[str], text: str = "") -> str:
+    def _run(self, command: list[str]) -> str:
         done = subprocess.run(
             self.place.tool(command, self.folder),
             env=self.place.environment(self._environment),
-            input=text,
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -22,7 +22,8 @@ _numbers = itertools.count(1)
 _QUEUE = "rabbit_misc:r({vhost}, queue, {queue})"
 _CONNECTIONS = (
     "[P || P <- rabbit_networking:connections(),"
-    " catch rabbit_networking:connection_info(P, [vhost]) =:= [{{vhost, {vhost}}}]]"
+    # A connection may be gone before it is asked.
+    " (catch rabbit_networking:connection_info(P, [vhost])) =:= [{{vhost, {vhost}}}]]"
 )
 
 
@@ -170,6 +171,15 @@ class VirtualHost:
             f" || Q <- rabbit_amqqueue:list({binary(self.vhost)})]"
         )
         return re.findall(r'"([^"]*)"', answer)
+
+    def exchanges(self) -> list[str]:
+        """Return the names of the exchanges that were declared."""
+        answer = self.eval(
+            f"[binary_to_list(element(4, element(2, X)))"
+            f" || X <- rabbit_exchange:list({binary(self.vhost)})]"
+        )
+        names = re.findall(r'"([^"]*)"', answer)
+        return [name for name in names if name and not name.startswith("amq.")]
 
     def delete_queue(self, queue: str) -> None:
         """Delete a queue behind its consumers' back; the server cancels them."""
