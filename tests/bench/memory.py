@@ -224,6 +224,11 @@ def bindings(numbers: list[int]) -> Iterator[tuple[int, float]]:
 # -- the program
 
 
+def powers(first: int, most: int) -> list[int]:
+    """Return the powers of ten from ``10**first`` to *most*."""
+    return [10**power for power in range(first, 10) if 10**power <= most]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark and print what was found. Returns the exit status."""
     made = argparse.ArgumentParser(
@@ -232,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--messages", type=int, default=1000, help="per round")
     made.add_argument("--rounds", type=int, default=25)
     made.add_argument("--deepest", type=int, default=1_000_000, help="messages in the queue")
+    made.add_argument("--bindings", type=int, default=10_000, help="of a topic exchange")
     options = made.parse_args(arguments)
 
     figures = beside_kombu(options.messages, options.rounds)
@@ -245,15 +251,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
 
     print("CPU time per operation, microseconds, by messages that wait in the queue")
-    steps = [10**power for power in range(3, 10) if 10**power <= options.deepest]
-    for depth, costs in depths(steps, options.messages):
+    for depth, costs in depths(powers(3, options.deepest), options.messages):
         shown = "   ".join(f"{name} {cost:5.2f}" for name, cost in costs.items())
         print(f"  {depth:9,}   {shown}", flush=True)
     print(f"a waiting message of {len(repr(PAYLOAD))} bytes weighs", end=" ")
     print(f"{weight(min(20_000, options.deepest)):.0f} bytes of memory")
 
     print("CPU time to match a key, microseconds, by bindings of a topic exchange")
-    for number, cost in bindings([10, 100, 1000, 10_000]):
+    for number, cost in bindings(powers(1, options.bindings)):
         print(f"  {number:9,}   {cost:5.2f}")
     return 0
 
