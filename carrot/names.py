@@ -12,9 +12,11 @@ from decimal import Decimal
 from typing import Any
 
 from carrot.exceptions import ConfigurationError
+from carrot.utils import shown
 
 __all__ = [
     "DELIVERY_MODES",
+    "WrongType",
     "delivery_mode",
     "milliseconds",
     "posix_time",
@@ -33,7 +35,7 @@ _SHORT = 255
 _LONGEST_WAIT = 2**32 - 1
 
 
-class _WrongType(ConfigurationError, TypeError):
+class WrongType(ConfigurationError, TypeError):
     """A value of a type that cannot be."""
 
 
@@ -45,12 +47,12 @@ def shortstr(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         remedy = "decode it first" if isinstance(value, bytes) else "pass a str"
-        raise _WrongType(f"{what} must be a str, not {value!r:.60}; {remedy}")
+        raise WrongType(f"{what} must be a str, not {shown(value)}; {remedy}")
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
         raise ConfigurationError(
-            f"{what} {value!r:.60} has a lone surrogate, which UTF-8 cannot carry; remove it"
+            f"{what} {shown(value)} has a lone surrogate, which UTF-8 cannot carry; remove it"
         ) from None
     if size > _SHORT:
         raise ConfigurationError(
@@ -65,7 +67,7 @@ def priority(value: Any) -> int:
     :raises ConfigurationError: it is not one.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _WrongType(f"priority must be an int from 0 to 255, not {value!r:.60}")
+        raise WrongType(f"priority must be an int from 0 to 255, not {shown(value)}")
     if not 0 <= value <= 255:
         raise ConfigurationError(f"priority must be from 0 to 255, not {value}")
     return value
@@ -81,7 +83,7 @@ def delivery_mode(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value in (1, 2):
         return value
     known = ", ".join(f'"{name}"' for name in DELIVERY_MODES)
-    raise ConfigurationError(f"delivery_mode must be 1, 2, {known}, not {value!r:.60}")
+    raise ConfigurationError(f"delivery_mode must be 1, 2, {known}, not {shown(value)}")
 
 
 def milliseconds(seconds: Any) -> str:
@@ -91,10 +93,11 @@ def milliseconds(seconds: Any) -> str:
     :raises ConfigurationError: it is not such a number.
     """
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise _WrongType(f"expiration must be a number of seconds, not {seconds!r:.60}")
+        raise WrongType(f"expiration must be a number of seconds, not {shown(seconds)}")
     if not 0 <= seconds <= _LONGEST_WAIT / 1000:
         raise ConfigurationError(
-            f"expiration must be from 0 to {_LONGEST_WAIT // 1000} seconds, not {seconds!r:.60}"
+            f"expiration must be from 0 to {_LONGEST_WAIT // 1000} seconds,"
+            f" not {shown(seconds)}"
         )
     # 0 would expire the message at once: only for who asked for it.
     return str(max(round(seconds * 1000), 1 if seconds else 0))
@@ -109,11 +112,11 @@ def posix_time(value: Any) -> int:
     if isinstance(value, datetime):
         value = value.timestamp()
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise _WrongType(
-            f"timestamp must be a datetime or seconds since 1970, not {value!r:.60}"
+        raise WrongType(
+            f"timestamp must be a datetime or seconds since 1970, not {shown(value)}"
         )
     if not 0 <= value < 2**63:
-        raise ConfigurationError(f"timestamp must not be before 1970, nor {value!r:.60}")
+        raise ConfigurationError(f"timestamp must not be before 1970, nor {shown(value)}")
     return int(value)
 
 
@@ -124,16 +127,25 @@ def table(value: Any, what: str) -> Mapping[str, Any]:
     :raises ConfigurationError: it is no dictionary, or holds what AMQP has no type for.
     """
     if not isinstance(value, Mapping):
-        raise _WrongType(f"{what} must be a dictionary of names and values, not {value!r:.60}")
-    for name, item in value.items():
+        raise WrongType(f"{what} must be a dictionary of names and values, not {shown(value)}")
+    try:
+        _check_items(value, what)
+    except RecursionError:
+        raise ConfigurationError(
+            f"{what} contains itself, or is nested too deeply; make it flat"
+        ) from None
+    return value
+
+
+def _check_items(given: Mapping[str, Any], what: str) -> None:
+    for name, item in given.items():
         shortstr(name, f"a name in {what}")
         _check_item(item, f"{what}[{name!r}]")
-    return value
 
 
 def _check_item(value: Any, what: str) -> None:
     if isinstance(value, Mapping):
-        table(value, what)
+        _check_items(value, what)
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check_item(item, what)
@@ -141,7 +153,7 @@ def _check_item(value: Any, what: str) -> None:
         raise ConfigurationError(f"{what} is {value}: AMQP has integers of 64 bits at most")
     elif value is not None and not isinstance(value, _TABLE_TYPES):
         known = ", ".join(sorted(each.__name__ for each in _TABLE_TYPES))
-        raise _WrongType(
+        raise WrongType(
             f"{what} is a {type(value).__name__}, which AMQP has not; it has {known},"
             " and lists and dictionaries of these"
         )

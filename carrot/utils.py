@@ -8,12 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-__all__ = ["gen_unique_id", "partition", "rpartition", "time_left", "time_limit"]
+__all__ = ["gen_unique_id", "partition", "rpartition", "shown", "time_left", "time_limit"]
 
 
 def gen_unique_id() -> str:
     """Return a random identifier (UUID 4, 36 characters)."""
     return str(uuid.uuid4())
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return the repr of a value for an error's text; its type, where the repr fails.
+
+    :param most: characters; what is longer is cut.
+    """
+    try:
+        return repr(value)[:most]
+    except Exception:  # of whoever wrote it; or nested too deeply
+        return f"<{type(value).__name__}>"[:most]
 
 
 def partition(text: str, separator: str) -> tuple[str, str, str]:

@@ -108,3 +108,22 @@ def test_properties_are_checked_each() -> None:
             names.properties({name: 5})
     with pytest.raises(ConfigurationError, match="no property 'colour'; it has correlation_id"):
         names.properties({"colour": "orange"})
+
+
+def test_what_cannot_be_shown_is_named_by_its_type() -> None:
+    """A value whose repr fails is refused like others."""
+
+    class Unshown:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    with pytest.raises(names.WrongType, match="not <Unshown>"):
+        names.shortstr(Unshown(), "queue")
+
+
+def test_tables_end() -> None:
+    """A table that contains itself is refused with what to do instead."""
+    endless: dict[str, object] = {}
+    endless["me"] = [endless]
+    with pytest.raises(ConfigurationError, match=r"arguments contains itself.* make it flat"):
+        names.table(endless, "arguments")

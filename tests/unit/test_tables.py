@@ -125,6 +125,13 @@ def test_not_a_number_goes_both_ways() -> None:
     assert math.isnan(decode_properties(sent)["application_headers"]["f"])
 
 
+class Unshown:
+    """Breaks whoever wants to tell what it is."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
 _list_in_itself: list[Any] = []
 _list_in_itself.append(_list_in_itself)
 _deep: Any = None
@@ -143,6 +150,9 @@ for _ in range(10_000):
         {b"k": 1},
         {"x" * 256: 1},
         [object()],
+        Unshown(),
+        {Unshown(): 1},
+        [_deep, object()],
         [{1}],
         1j,
         memoryview(b"x"),
@@ -164,8 +174,14 @@ def test_values_that_amqp_has_not(value: Any) -> None:
             encode_properties({"application_headers": headers})
 
 
+def test_what_is_nested_too_deeply_has_a_remedy() -> None:
+    """A value that is nested too deeply to be written is refused with what to do instead."""
+    with pytest.raises(EncodeError, match="nested too deeply; make it flat"):
+        encode_properties({"application_headers": {"k": _deep}})
+
+
 @pytest.mark.parametrize("name", [name for name, _ in PROPERTIES])
-@pytest.mark.parametrize("value", [object(), b"bytes", [1], 1.5])
+@pytest.mark.parametrize("value", [object(), Unshown(), b"bytes", [1], 1.5])
 def test_properties_of_the_wrong_type(name: str, value: Any) -> None:
     """A property of the wrong type is an ``EncodeError`` that names it."""
     with pytest.raises(EncodeError, match=f"property {name}="):

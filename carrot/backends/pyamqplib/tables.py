@@ -16,6 +16,7 @@ from struct import Struct, error
 from typing import Any
 
 from carrot.exceptions import DecodeError, EncodeError
+from carrot.utils import shown
 
 __all__ = ["PROPERTIES", "decode_properties", "encode_properties", "encode_table"]
 
@@ -60,9 +61,12 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
         try:
             parts.append(_ENCODERS[kind](value))
         except (TypeError, ValueError, AttributeError, OverflowError, error) as exc:
-            raise EncodeError(f"cannot send the property {name}={value!r:.80}: {exc}") from exc
+            raise EncodeError(f"cannot send the property {name}={shown(value)}: {exc}") from exc
         except RecursionError:
-            raise EncodeError(f"cannot send the property {name}: it contains itself") from None
+            raise EncodeError(
+                f"cannot send the property {name}: it contains itself, or is nested too deeply;"
+                " make it flat, or send it as the body"
+            ) from None
     parts[0] = _short.pack(flags)
     return b"".join(parts)
 
@@ -75,14 +79,14 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
     parts: list[bytes] = []
     for name, value in table.items():
         if not isinstance(name, str):
-            raise EncodeError(f"names in a table are str, not {name!r:.80}")
+            raise EncodeError(f"names in a table are str, not {shown(name)}")
         parts.append(_shortstr(name))
         try:
             parts.append(_field(value))
         except EncodeError:
             raise
         except (ValueError, OverflowError, error) as exc:
-            raise EncodeError(f"cannot send {name!r}: {value!r:.80}: {exc}") from exc
+            raise EncodeError(f"cannot send {name!r}: {shown(value)}: {exc}") from exc
     data = b"".join(parts)
     return _long.pack(len(data)) + data
 
@@ -112,7 +116,7 @@ def decode_properties(data: bytes) -> dict[str, Any]:
 def _shortstr(value: str) -> bytes:
     data = value.encode("utf-8", "surrogateescape")
     if len(data) > 255:
-        raise EncodeError(f"{value!r:.80} has {len(data)} bytes, more than 255")
+        raise EncodeError(f"{shown(value)} has {len(data)} bytes, more than 255")
     return bytes((len(data),)) + data
 
 
@@ -157,7 +161,7 @@ def _field(value: Any) -> bytes:
     if value is None:
         return b"V"
     raise EncodeError(
-        f"cannot send {value!r:.80}: AMQP has no {type(value).__name__};"
+        f"cannot send {shown(value)}: AMQP has no {type(value).__name__};"
         " use str, int, float, bool, Decimal, datetime, bytes, dict, list or None"
     )
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from carrot.exceptions import EncodeError
+from carrot.utils import shown
 
 __all__ = ["as_received"]
 
@@ -24,7 +25,10 @@ def as_received(table: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return _table(table or {})
     except RecursionError:
-        raise EncodeError("a table cannot be sent: it contains itself") from None
+        raise EncodeError(
+            "cannot send a table: it contains itself, or is nested too deeply;"
+            " make it flat, or send it as the body"
+        ) from None
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 def _name(name: Any) -> str:
     if isinstance(name, str) and len(name.encode("utf-8", "surrogatepass")) <= 255:
         return name
-    raise EncodeError(f"names in a table are str of at most 255 bytes, not {name!r:.60}")
+    raise EncodeError(f"names in a table are str of at most 255 bytes, not {shown(name)}")
 
 
 def _value(name: str, value: Any) -> Any:
