@@ -14,7 +14,7 @@ import pytest
 from carrot.connection import BrokerConnection
 from carrot.exceptions import ConnectionLost, DecodeError, DrainTimeout
 from carrot.messaging import Consumer
-from tests.faults.traffic import connected, declare, filled, publisher_to, send, take
+from tests.faults.traffic import at_once, connected, declare, filled, publisher_to, send, take
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 from tests.waiting import wait_until
@@ -37,12 +37,17 @@ def compute(seconds: float) -> None:
         sum(range(1000))
 
 
-def test_10_callbacks_that_take_many_heartbeats(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+def test_10_callbacks_that_take_many_heartbeats(
+    every_rabbitmq: list[VirtualHost], proxy: Proxies
+) -> None:
     """Busy for 3 heartbeats or asleep for 10: each message comes once, nobody is cut off.
 
     Nor is a publisher that idles for as long.
     """
-    link = proxy(rabbitmq)
+    at_once(every_rabbitmq, lambda host: many_heartbeats(host, proxy(host)))
+
+
+def many_heartbeats(rabbitmq: VirtualHost, link: Proxy) -> None:
     seen: dict[str, Any] = {}
 
     def work(queue: str, task: Callable[[float], None], heartbeats: int) -> None:

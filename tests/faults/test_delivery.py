@@ -22,7 +22,15 @@ from carrot.exceptions import (
     Unroutable,
 )
 from carrot.messaging import Consumer, Publisher
-from tests.faults.traffic import arrived, come_back, connected, declare, publisher_to, send
+from tests.faults.traffic import (
+    arrived,
+    at_once,
+    come_back,
+    connected,
+    declare,
+    publisher_to,
+    send,
+)
 from tests.proxy import Proxy
 from tests.servers.vhost import VirtualHost
 from tests.waiting import wait_until
@@ -89,10 +97,15 @@ def test_01_without_confirms_nothing_is_sent_again(
     assert arrived(rabbitmq) == [*range(5), *range(10, 15)]
 
 
-def test_02_a_peer_that_falls_silent_and_is_cut(rabbitmq: VirtualHost, proxy: Proxies) -> None:
+def test_02_a_peer_that_falls_silent_and_is_cut(
+    every_rabbitmq: list[VirtualHost], proxy: Proxies
+) -> None:
     """Silence of 6 seconds, heartbeats of 2, then a cut: all arrive, in order, in time."""
+    at_once(every_rabbitmq, lambda host: _silence(host, proxy(host)))
+
+
+def _silence(rabbitmq: VirtualHost, link: Proxy) -> None:
     declare(rabbitmq)
-    link = proxy(rabbitmq)
     noticed: list[float] = []
     with connected(link.url, heartbeat=2, timeout=20) as connection:
         connection.on_state = lambda state, cause: noticed.append(time.monotonic())
@@ -124,11 +137,14 @@ def _cut_and_heal(link: Proxy) -> None:
 
 
 def test_02_no_call_outlives_its_deadline_while_the_peer_is_silent(
-    rabbitmq: VirtualHost, proxy: Proxies
+    every_rabbitmq: list[VirtualHost], proxy: Proxies
 ) -> None:
     """A black hole: flush() and send() raise at their deadlines, with what is not confirmed."""
+    at_once(every_rabbitmq, lambda host: _black_hole(host, proxy(host)))
+
+
+def _black_hole(rabbitmq: VirtualHost, link: Proxy) -> None:
     declare(rabbitmq)
-    link = proxy(rabbitmq)
     with connected(link.url, heartbeat=60, timeout=2, connect_timeout=1) as connection:
         publisher = publisher_to(connection, confirm_window=10)
         send(publisher, range(10))
@@ -153,14 +169,14 @@ def test_02_no_call_outlives_its_deadline_while_the_peer_is_silent(
 
 
 @pytest.mark.parametrize("seconds", [2, 10])
-def test_03_a_server_that_is_restarted(rabbitmq: VirtualHost, seconds: int) -> None:
+def test_03_a_server_that_is_restarted(every_rabbitmq: list[VirtualHost], seconds: int) -> None:
     """The broker is stopped and started again: all persistent messages are there."""
-    _outage(rabbitmq, rabbitmq.stop, seconds)
+    at_once(every_rabbitmq, lambda host: _outage(host, host.stop, seconds))
 
 
-def test_03_a_server_that_is_killed(rabbitmq: VirtualHost) -> None:
+def test_03_a_server_that_is_killed(every_rabbitmq: list[VirtualHost]) -> None:
     """The broker is killed (-9) and started again: what it confirmed it kept."""
-    _outage(rabbitmq, rabbitmq.kill, 2)
+    at_once(every_rabbitmq, lambda host: _outage(host, host.kill, 2))
 
 
 def _outage(rabbitmq: VirtualHost, end: Callable[[], None], seconds: float) -> None:

@@ -88,7 +88,12 @@ def test_25_in_memory(
     options: dict[str, Any],
 ) -> None:
     """It holds of the in-memory broker, and of recovering from its faults, too."""
-    known = {"rabbitmq": memory, "rabbitmq_newest": memory, "proxy": MemoryLink}
+    known = {
+        "rabbitmq": memory,
+        "rabbitmq_newest": memory,
+        "every_rabbitmq": [memory],
+        "proxy": MemoryLink,
+    }
     for name in signature(scenario).parameters:
         if name not in options:
             options = {**options, name: known.get(name) or request.getfixturevalue(name)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.servers.vhost import VirtualHost
 __all__ = [
     "COUNT",
     "arrived",
+    "at_once",
     "come_back",
     "connected",
     "declare",
@@ -39,6 +41,13 @@ def connected(url: str, **options: Any) -> Iterator[BrokerConnection]:
         yield connection
     finally:
         connection.close()
+
+
+def at_once(hosts: list[VirtualHost], scenario: Callable[[VirtualHost], object]) -> None:
+    """Play a scenario on each server at the same time."""
+    with ThreadPoolExecutor(len(hosts)) as threads:
+        for playing in [threads.submit(scenario, host) for host in hosts]:
+            playing.result()
 
 
 def declare(where: VirtualHost, queue: str = "q", **arguments: Any) -> None:

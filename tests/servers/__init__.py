@@ -7,6 +7,9 @@ a server that the whole run shares.
 ``rabbitmq``
     runs the test once on each server: ``distribution`` (what the machine's
     distribution installs: 3.10 on Debian 12) and ``4.0``.
+``every_rabbitmq``
+    runs it once, with a list of virtual hosts, one on each of these servers: for
+    tests that wait for long, and may do so for all of them at the same time.
 ``rabbitmq_newest``
     runs it once, on 4.0, or on the distribution's where there is no 4.0.
 ``rabbitmq_of_class``, ``rabbitmq_newest_of_class``

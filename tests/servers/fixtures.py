@@ -166,6 +166,20 @@ def rabbitmq(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
 
 
 @pytest.fixture
+def every_rabbitmq(request: pytest.FixtureRequest) -> Iterator[list[VirtualHost]]:
+    """A virtual host on each of the servers, for what had better not wait in turn."""
+    with contextlib.ExitStack() as stack:
+        hosts = []
+        for which in _BOTH:
+            with contextlib.suppress(pytest.skip.Exception):
+                host = _virtual_host(request.config, which)
+                hosts.append(stack.enter_context(contextlib.closing(host)))
+        if not hosts:
+            pytest.skip("there is no RabbitMQ")
+        yield hosts
+
+
+@pytest.fixture
 def rabbitmq_newest(request: pytest.FixtureRequest) -> Iterator[VirtualHost]:
     """A virtual host on the newest server that can be had."""
     with contextlib.closing(_virtual_host(request.config, "newest")) as vhost:
