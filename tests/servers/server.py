@@ -16,7 +16,7 @@ from tests.servers.console import Console, command
 from tests.servers.keeper import Keeper
 from tests.servers.places import Place
 
-__all__ = ["Server", "free_ports"]
+__all__ = ["Server", "port_of", "reserve_ports"]
 
 #: The longest that a server may take to start or stop, seconds.
 PATIENCE = 90.0
@@ -57,7 +57,10 @@ class Server:
         self.place = place
         self._keeper = keeper
         self._process: subprocess.Popen[bytes] | None = None
-        self.port, self.tls_port, self._dist_port, self._epmd_port, *spare = free_ports(8)
+        self._reserved = reserve_ports(8)
+        self.port, self.tls_port, self._dist_port, self._epmd_port, *spare = map(
+            port_of, self._reserved
+        )
         #: Certificate's name -> port of the TLS listener that presents it.
         self.tls_ports = {"server": self.tls_port}
         self._spare_ports = spare
@@ -133,6 +136,8 @@ class Server:
         """Kill the server and remove its files."""
         self._gone()
         self._console.close()
+        for keeper in self._reserved:
+            keeper.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- talk
@@ -271,18 +276,29 @@ class Server:
             raise RuntimeError(f"no TLS listener at port {port}: {answer}")
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses.
+def reserve_ports(count: int) -> list[socket.socket]:
+    """Return sockets, each of which keeps a port that nobody uses from everyone but servers.
 
-    They lie below the range from which systems take the near ends of
-    outgoing connections; else such a connection could sit on a server's port
-    while the server is down.
+    Other runs look for ports, too, also while a server is down. The sockets
+    do not listen: a port can still be listened on with SO_REUSEADDR, as
+    servers do, and until then it refuses connections. The ports lie below the
+    range from which systems take the near ends of outgoing connections.
     """
-    ports: list[int] = []
-    while len(ports) < count:
+    reserved: list[socket.socket] = []
+    while len(reserved) < count:
         port = random.SystemRandom().randrange(20000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in ports:
-                ports.append(port)
-    return ports
+        keeper = socket.socket()
+        try:
+            keeper.bind(("127.0.0.1", port))
+        except OSError:
+            keeper.close()
+        else:
+            keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.append(keeper)
+    return reserved
+
+
+def port_of(reserved: socket.socket) -> int:
+    """Return the port that a socket reserves."""
+    port: int = reserved.getsockname()[1]
+    return port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from tests.servers import places
 from tests.servers.certificates import make_certificates
 from tests.servers.keeper import Keeper
 from tests.servers.places import Docker, Installed, NoServer, Tree, find_place
-from tests.servers.server import free_ports
+from tests.servers.server import port_of, reserve_ports
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,12 +79,17 @@ def state_of(process: int) -> str:
     return answer.stdout[:1]
 
 
-def test_ports_are_free_and_distinct() -> None:
-    """Ports are distinct and can be listened on."""
-    ports = free_ports(5)
-    assert len(set(ports)) == 5
-    for port in ports:
-        socket.create_server(("127.0.0.1", port)).close()
+def test_reserved_ports_are_for_servers() -> None:
+    """A reserved port refuses connections, and only who listens as servers do gets it."""
+    with contextlib.ExitStack() as stack:
+        ports = [port_of(stack.enter_context(keeper)) for keeper in reserve_ports(5)]
+        assert len(set(ports)) == 5
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            with socket.socket() as other, pytest.raises(OSError):
+                other.bind(("127.0.0.1", port))
+            socket.create_server(("127.0.0.1", port)).close()
 
 
 @pytest.fixture
