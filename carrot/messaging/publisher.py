@@ -258,11 +258,17 @@ class Publisher:
         if self._closed:
             raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
         exchange, routing_key, headers = self._address(exchange, routing_key, headers)
-        given = (
-            *(correlation_id, reply_to, expiration, message_id),
-            *(timestamp, type, user_id, app_id),
-        )
         named = _NO_PROPERTIES
+        given = (
+            correlation_id,
+            reply_to,
+            expiration,
+            message_id,
+            timestamp,
+            type,
+            user_id,
+            app_id,
+        )
         if given != _NONE_GIVEN:
             named = dict(zip(_PROPERTIES, given, strict=True))
         message = self.create_message(
