@@ -100,7 +100,13 @@ class Receiver:
         except SerializationError as exc:
             self._decode_failed(message, exc)
             return
-        receive(payload, message)
+        try:
+            receive(payload, message)
+        except StopIteration:
+            # To the generators below it would mean that there are no messages
+            # any more (PEP 479), as would an error of which it is the cause:
+            # the loop would end without a word.
+            raise RuntimeError("a callback raised StopIteration")  # noqa: B904
         # After the callbacks: a message whose callback failed is not lost.
         if auto_ack and not message.acknowledged:
             message.ack()

@@ -222,6 +222,18 @@ def test_11_frames_of_garbage(rabbitmq: VirtualHost, proxy: Proxies) -> None:
         wait_until(lambda: rabbitmq.messages("q") == (0, 0))
 
 
+def test_12_a_callback_that_raises_stop_iteration(rabbitmq: VirtualHost) -> None:
+    """A `next()` too many in a callback does not end the loop as if all were done."""
+    filled(rabbitmq, 2)
+    with connected(rabbitmq.url) as connection:
+        consumer = Consumer(connection, queue="q")
+        consumer.register_callback(lambda data, message: next(iter(())))
+        with pytest.raises(RuntimeError, match="a callback raised StopIteration"):
+            consumer.wait()
+        consumer.close()
+        wait_until(lambda: rabbitmq.messages("q") == (2, 0))
+
+
 @pytest.mark.parametrize(
     "error", [ValueError, OSError, ConnectionResetError, TimeoutError, ConnectionLost]
 )

@@ -39,6 +39,7 @@ SCENARIOS: list[tuple[Callable[..., None], dict[str, Any]]] = [
     (test_callbacks.test_11_what_else_may_be_done_with_them, {}),
     (test_callbacks.test_12_a_callback_that_raises, {"error": ValueError}),
     (test_callbacks.test_12_a_callback_that_raises, {"error": ConnectionResetError}),
+    (test_callbacks.test_12_a_callback_that_raises_stop_iteration, {}),
     (test_consuming.test_13_a_queue_that_the_server_side_deletes, {}),
     (test_consuming.test_13_without_recovery_a_deleted_queue_is_an_error, {}),
     (test_consuming.test_14_a_bound_on_messages_holds_after_a_recovery, {}),
