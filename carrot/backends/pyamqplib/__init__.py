@@ -19,6 +19,7 @@ from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.message import DeliveryTag, Message
+from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.sending import SendingBackend
 from carrot.exceptions import (
     ChannelError,
@@ -267,9 +268,7 @@ class Backend(SendingBackend):
                 if not isinstance(error, ConnectionLost):
                     raise error from exc.__cause__
         self.stale_settles += 1
-        count = getattr(self.connection, "count", None)
-        if count is not None:
-            count("stale_settles")
+        self._count("stale_settles")
         logger.warning(
             "%s of message %s not sent: the channel that it came by is gone;"
             " the broker delivers it again",
@@ -280,7 +279,19 @@ class Backend(SendingBackend):
     def message_to_python(self, raw_message: Any) -> Any:
         if isinstance(raw_message, BaseMessage):
             return raw_message
+        if raw_message.__class__ is Delivery:
+            redelivered = raw_message.redelivered
+        else:
+            info = getattr(raw_message, "delivery_info", None) or {}
+            redelivered = info.get("redelivered")
+        if redelivered:
+            self._count("redelivered")
         return self.Message(self, raw_message)
+
+    def _count(self, counter: str) -> None:
+        count = getattr(self.connection, "count", None)
+        if count is not None:
+            count(counter)
 
     def qos(self, prefetch_size: int, prefetch_count: int, apply_global: bool = False) -> Any:
         """Bound what the broker sends before it is settled.

@@ -23,12 +23,14 @@ class DeliveryBehaviours(Scene):
         return consumer, inbox
 
     def test_redelivered_flag(self) -> None:
-        """A message that was delivered before is flagged so, and only such a one."""
+        """A message that was delivered before is flagged so, and counted; only such a one."""
         consumer = self.filled("x")
+        before = self.connection.stats()["redelivered"]
         message = self.fetched(consumer)
         assert message.delivery_info["redelivered"] is False
         message.requeue()
         assert self.fetched(consumer).delivery_info["redelivered"] is True
+        assert self.connection.stats()["redelivered"] == before + 1
 
     def test_requeued_messages_return_to_their_place(self) -> None:
         """Requeued messages return to their place in the queue, in whatever order."""
