@@ -277,10 +277,10 @@ class Backend(SendingBackend):
         )
 
     def message_to_python(self, raw_message: Any) -> Any:
-        if isinstance(raw_message, BaseMessage):
-            return raw_message
         if raw_message.__class__ is Delivery:
-            redelivered = raw_message.redelivered
+            redelivered: Any = raw_message.redelivered
+        elif isinstance(raw_message, BaseMessage):
+            return raw_message
         else:
             info = getattr(raw_message, "delivery_info", None) or {}
             redelivered = info.get("redelivered")

@@ -76,25 +76,28 @@ class Message(BaseMessage):
     amqp_message: Any = None
 
     def __init__(self, backend: Any, amqp_message: Any = None, **kwargs: Any) -> None:
-        if amqp_message is None:
-            super().__init__(backend, **kwargs)
-            return
-        self.backend = backend
-        self.amqp_message = amqp_message
-        self.body = amqp_message.body
         if amqp_message.__class__ is Delivery:
+            self.backend = backend
+            self.amqp_message = amqp_message
+            self.body = amqp_message.body
             encoded = amqp_message.encoded
             self.content_type = encoded.content_type
             self.content_encoding = encoded.content_encoding
             tag = self.delivery_tag = DeliveryTag(amqp_message.delivery_tag)
             tag.channel = amqp_message.channel
+        elif amqp_message is None:
+            super().__init__(backend, **kwargs)
+            return
         else:
+            self.backend = backend
             self._adopt(amqp_message)
         if kwargs:
             self.__dict__.update(kwargs)
 
     def _adopt(self, amqp_message: Any) -> None:
         """Take what another driver received, or what was made to be sent."""
+        self.amqp_message = amqp_message
+        self.body = amqp_message.body
         if isinstance(self.body, str):  # decoded by that driver, or of no bytes
             self.body = self.body.encode()
         self.content_type = getattr(amqp_message, "content_type", None)
