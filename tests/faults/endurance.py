@@ -28,8 +28,7 @@ from typing import NamedTuple
 from carrot.connection import BrokerConnection
 from carrot.messaging import Consumer, Publisher
 from tests.faults.soak import own_server
-from tests.faults.traffic import declare, take
-from tests.servers.vhost import VirtualHost
+from tests.faults.traffic import take
 
 __all__ = ["Footprint", "footprint", "open_channels", "reconnect"]
 
@@ -110,10 +109,9 @@ def measured(what: str, times: int, do: Callable[[int], None]) -> Report:
     return Report(what, times, begin, tenth, footprint(), time.monotonic() - started)
 
 
-def reconnect(where: VirtualHost, times: int) -> Report:
+def reconnect(url: str, times: int) -> Report:
     """Break the link, send and receive a message over the next one, so many times."""
-    declare(where)
-    with closing(BrokerConnection(where.url)) as connection:
+    with closing(BrokerConnection(url)) as connection:
         consumer, numbers = take(connection)
         consumer.consume()
         publisher = Publisher(connection, routing_key="q")
@@ -134,10 +132,10 @@ def reconnect(where: VirtualHost, times: int) -> Report:
     return report
 
 
-def open_channels(where: VirtualHost, times: int) -> Report:
+def open_channels(url: str, times: int) -> Report:
     """Open a channel, send or fetch a message on it and close it, so many times."""
-    declare(where)
-    with closing(BrokerConnection(where.url)) as connection:
+    with closing(BrokerConnection(url)) as connection:
+        Consumer(connection, queue="q").close()
 
         def again(times: int) -> None:
             for count in range(times):
@@ -160,15 +158,18 @@ def main() -> int:
     parser.add_argument("--reconnects", type=int, default=10_000)
     parser.add_argument("--channels", type=int, default=10_000)
     parser.add_argument("--server", choices=["4.0", "distribution"])
+    parser.add_argument("--url", help="of a server that runs; uses its queue q")
     options = parser.parse_args()
     logging.getLogger("carrot").setLevel(logging.CRITICAL)
+    print(f"Python {sys.version.split()[0]}", end="")
     with ExitStack() as stack:
-        where = own_server(stack, options.server)
-        reports = [
-            reconnect(where, options.reconnects),
-            open_channels(where, options.channels),
-        ]
-    print(f"RabbitMQ {where.server.version}, Python {sys.version.split()[0]}")
+        url = options.url
+        if url is None:
+            where = own_server(stack, options.server)
+            url = where.url
+            print(f", RabbitMQ {where.server.version}", end="")
+        print()
+        reports = [reconnect(url, options.reconnects), open_channels(url, options.channels)]
     print(*reports, sep="\n")
     return 0 if all(report.flat for report in reports) else 1
 

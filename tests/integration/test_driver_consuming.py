@@ -79,13 +79,8 @@ def test_stop_ends_a_loop(peer: Peer, backend: pyamqplib.Backend) -> None:
     assert list(backend.consume()) == []
 
 
-def test_acknowledgements_of_a_limited_loop(
-    peer: Peer, backend: pyamqplib.Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_acknowledgements_of_a_limited_loop(peer: Peer, backend: pyamqplib.Backend) -> None:
     """They are written when it ends, though more messages are waiting."""
-    from carrot.backends.pyamqplib import channel
-
-    monkeypatch.setattr(channel, "HOLD", 60)
     backend.declare_consumer("q", False, lambda raw: backend.message_to_python(raw).ack(), "c")
     backend.connection.connection.outbox.attended = True  # by nobody
     peer.send(sent(*range(1, 9)))
@@ -93,7 +88,7 @@ def test_acknowledgements_of_a_limited_loop(
     wait_until(lambda: len(events) == 8 or backend.connection.connection.inbox.pump(5))
     loop = backend.consume(limit=3)
     assert [next(loop), next(loop)] == [True, True]
-    assert backend.connection.connection.outbox.posted
+    assert backend.connection.connection.outbox.noted
     assert next(loop) is True
     peer.expect(spec.Basic.Ack)
     assert peer.settled() == [("ack", 3, True)]

@@ -72,7 +72,7 @@ def test_a_callback_that_raises(peer: Peer, connection: Connection) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             connection.drain_events(5)
-        assert not connection.outbox.posted
+        assert not connection.outbox.noted
 
 
 def test_a_wait_without_messages(connection: Connection) -> None:

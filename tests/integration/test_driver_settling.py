@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carrot.backends.pyamqplib import Connection
-from carrot.backends.pyamqplib import channel as channel_module
 from carrot.exceptions import (
     AccessRefused,
     ChannelError,
@@ -39,11 +37,8 @@ def connection(peer: Peer) -> Connection:
 # -- settling
 
 
-def test_acknowledgements_join(
-    peer: Peer, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_acknowledgements_join(peer: Peer, connection: Connection) -> None:
     """Those of one pass become one frame; it is written when the inbox is empty."""
-    monkeypatch.setattr(channel_module, "HOLD", 60)
     channel, _ = subscribed(
         connection, callback=lambda message: channel.basic_ack(message.delivery_tag)
     )
@@ -59,10 +54,9 @@ def test_acknowledgements_join(
 
 @pytest.mark.parametrize("ending", ["publish", "declare", "close", "raise", "read", "thread"])
 def test_acknowledgements_wait_for_nothing_else(
-    peer: Peer, connection: Connection, monkeypatch: pytest.MonkeyPatch, ending: str
+    peer: Peer, connection: Connection, ending: str
 ) -> None:
     """Before anything else is written or read, an acknowledgement is on its way."""
-    monkeypatch.setattr(channel_module, "HOLD", 60)
 
     def callback(message: Any) -> None:
         channel.basic_ack(message.delivery_tag)
@@ -78,7 +72,7 @@ def test_acknowledgements_wait_for_nothing_else(
             drain(connection, 1)
     else:
         drain(connection, 1)
-        assert connection.outbox.posted or ending == "thread"
+        assert connection.outbox.noted or ending == "thread"
     if ending == "publish":
         channel.basic_publish(AMQPMessage("x"), "e", "k")
     elif ending == "declare":
@@ -96,16 +90,28 @@ def test_acknowledgements_wait_for_nothing_else(
     assert settled[1] == spec.Basic.Ack
 
 
+def test_many_acknowledgements_do_not_wait(peer: Peer, connection: Connection) -> None:
+    """A few dozen are written although more messages wait: the broker shall not idle."""
+    channel, _ = subscribed(
+        connection, callback=lambda message: channel.basic_ack(message.delivery_tag)
+    )
+    connection.outbox.attended = True  # by nobody
+    peer.send(sent(*range(1, 101)))
+    wait_until(lambda: len(connection.inbox.events) == 100 or connection.inbox.pump(5))
+    drain(connection, 80)
+    wait_until(peer.settled, 10)
+    assert peer.settled() == [("ack", 64, True)]
+
+
 def test_acknowledgements_outside_of_callbacks_go_at_once(
-    peer: Peer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, connection: Connection
 ) -> None:
     """Another thread's acknowledgement does not wait, whatever is in the inbox."""
-    monkeypatch.setattr(channel_module, "HOLD", 60)
     channel, got = subscribed(connection)
     peer.send(sent(1, 2, 3))
     drain(connection, 1)
     assert channel.basic_ack(got[0].delivery_tag) is True
-    assert not connection.outbox.posted
+    assert not connection.outbox.noted
     peer.expect(spec.Basic.Ack)
 
 
@@ -136,7 +142,6 @@ def test_joined_acknowledgements_mean_the_same(
         elif waiting:
             tag = waiting.pop(min(choice, len(waiting) - 1) if choice > 9 else 0)
             meant.append((step, tag))
-            connection.outbox.cleared_at = time.monotonic() + 60
             if step == "ack":
                 channel.basic_ack(tag)
             else:

@@ -13,7 +13,7 @@ COUNT, SIZE = 64, 1024 * 1024
 
 
 def test_a_full_queue_does_not_fill_the_memory(rabbitmq: VirtualHost) -> None:
-    """Without any prefetch count, what is read ahead stays a fraction of what is on the queue."""
+    """Without any prefetch count, little of what is on the queue is read ahead."""
     with BrokerConnection(**rabbitmq.conninfo) as connection:
         consumer = Consumer(connection, queue="full", exchange="full")
         with Publisher(connection, exchange="full") as publisher:

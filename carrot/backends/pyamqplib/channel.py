@@ -23,7 +23,6 @@ from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.backends.pyamqplib.wire import (
     END,
     OVERHEAD,
-    Acknowledgements,
     method_frame,
     publish_beginning,
     publish_frames,
@@ -47,9 +46,9 @@ logger = logging.getLogger("carrot.backends.pyamqplib")
 
 #: Seconds that closing may take.
 CLOSE_TIMEOUT = 3.0
-#: Seconds for which acknowledgements may wait for others to join them, while
-#: messages are waiting for their callbacks.
-HOLD = 0.001
+#: Acknowledgements that may wait for others to join them, while messages are
+#: waiting for their callbacks; a power of 2.
+HOLD = 64
 #: Bodies up to this many bytes are copied beside their frames, for one write.
 _JOINED = 16 * 1024
 #: Destinations whose frames are remembered, per channel, and bytes of
@@ -87,9 +86,9 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         self._joined = min(self._room, _JOINED)
         self._forgetful: set[str] = set()
         # All deliveries up to this one are settled, so far as has been
-        # settled in order; and the last acknowledgements among those.
-        self._settled = 0
-        self._acks: Any = None
+        # settled in order; those after the second one by acknowledgements
+        # that are not written yet.
+        self._settled = self._written = 0
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -141,7 +140,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 if not self.is_open:
                     raise self.gone()
                 if driver.blocked is None and (
-                    not (outbox.posted or outbox.rest) or outbox.clear()
+                    not (outbox.noted or outbox.rest) or outbox.clear()
                 ):
                     try:
                         if entry is not None:
@@ -186,41 +185,39 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "") -> bool:
         """Acknowledge; return whether the channel is there to take it.
 
-        Where all deliveries before it are settled, and what waits last to be
-        written acknowledges some of them, one frame says it all.
+        In a callback, while other messages wait for theirs, it waits for
+        others to join it: where all deliveries before them are settled, one
+        frame says it all. See ``drain_events`` and :meth:`Outbox.push` for
+        who writes it.
         """
-        outbox = self._outbox
-        # Not acquire() and release(), which cost half: a signal's handler that
-        # raises between acquire() and `try` would leave it locked.
-        with outbox.lock:
-            if not self.is_open:
-                return False
-            posted = outbox.posted
-            if multiple or delivery_tag != self._settled + 1:
-                posted.append(settle_frame(self._number, 80, delivery_tag, bool(multiple)))
-                if multiple:
-                    self._settled = max(self._settled, int(delivery_tag))
-            else:
-                self._settled = delivery_tag = self._settled + 1
-                acks = self._acks
-                if posted and posted[-1] is acks:
-                    acks.delivery_tag = delivery_tag
-                    acks.multiple = 1
-                else:
-                    self._acks = Acknowledgements(self._number, delivery_tag)
-                    posted.append(self._acks)
-            # Others may join it, while callbacks follow each other quickly: see
-            # drain_events for who writes it then; the keeper at the latest.
-            driver = self._driver
-            if (
-                driver.running != get_ident()
-                or not driver.inbox.events
-                or monotonic() - outbox.cleared_at >= HOLD
-            ):
-                outbox.clear()
+        driver = self._driver
+        if (
+            delivery_tag == self._settled + 1
+            and not multiple
+            and driver.running == get_ident()
+            and driver.inbox.events
+            and self.is_open
+        ):
+            # Without the lock: only the thread that drains comes here. First
+            # the number, then the note, which others take up the other way round.
+            outbox = self._outbox
+            self._settled += 1
+            outbox.noted.add(self)
+            if not self._settled % HOLD:
+                outbox.flush()
             elif not outbox.attended:
-                outbox.attend()
+                with outbox.lock:
+                    outbox.attend()
             return True
+        return self._settle(80, delivery_tag, 1 if multiple else 0)
+
+    def post_acknowledgements(self) -> None:
+        """Post those that were noted. With the outbox's lock held."""
+        last = self._settled
+        if last > self._written and self.is_open:
+            several = last > self._written + 1
+            self._outbox.posted.append(settle_frame(self._number, 80, last, several))
+        self._written = last
 
     def basic_reject(self, delivery_tag: int, requeue: bool, argsig: str = "") -> bool:
         """Discard or give back; return whether the channel is there to take it."""
@@ -236,9 +233,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         with self._outbox.lock:
             if not self.is_open:
                 return False
-            self._outbox.posted.append(settle_frame(self._number, method, delivery_tag, bits))
-            if delivery_tag == self._settled + 1:
+            in_order = delivery_tag == self._settled + 1
+            if in_order and method == 80 and not bits:
                 self._settled += 1
+                self.post_acknowledgements()
+            else:
+                frame = settle_frame(self._number, method, delivery_tag, bits)
+                self.post_acknowledgements()
+                self._outbox.posted.append(frame)
+                if in_order or (bits & 1 and method != 90):  # multiple
+                    self._settled = self._written = max(self._settled, int(delivery_tag))
             self._outbox.clear()
             return True
 

@@ -300,7 +300,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         finally:
             self.running = 0
             # Acknowledgements wait for others only while there are others.
-            if self.outbox.posted and not (done and self.inbox.events):
+            if self.outbox.noted and not (done and self.inbox.events):
                 self.outbox.flush()
         return True
 
@@ -349,7 +349,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     def ready(self, heed: bool = True) -> bool:
         """Return whether a message may be written now. With the outbox's lock held."""
         outbox = self.outbox
-        if (outbox.posted or outbox.rest) and not outbox.clear():
+        if (outbox.noted or outbox.rest) and not outbox.clear():
             return False
         return self.blocked is None or not heed
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.transport import Transport
-from carrot.backends.pyamqplib.wire import HEARTBEAT, Acknowledgements, method_frame
+from carrot.backends.pyamqplib.wire import HEARTBEAT, method_frame
 
 __all__ = ["Outbox", "frame_writer"]
 
@@ -36,13 +36,15 @@ class Outbox:
 
     #: To be held for whatever follows.
     lock: threading.Lock
-    #: Frames that may wait for others to join them, until :meth:`push` at most.
-    posted: list[bytes | Acknowledgements]
+    #: Channels whose acknowledgements may wait for others to join them, until
+    #: :meth:`push` at most. The lock is not needed to add to it.
+    noted: set[Any]
+    #: Frames to be written next; none are left when the lock is released.
+    posted: list[bytes]
     #: What the kernel did not take; the first piece may be the rest of one.
     rest: list[Any]
-    #: When something was written last, and when nothing was left, monotonic.
+    #: When something was written last, monotonic.
     sent_at: float
-    cleared_at: float
     #: Whether the keeper calls :meth:`push` now and then.
     attended: bool
     #: Whether the kernel joins small writes, during a burst of them.
@@ -57,9 +59,10 @@ class Outbox:
     def reset(self) -> None:
         """Forget everything, also that somebody might hold the lock."""
         self.lock = threading.Lock()
+        self.noted = set()
         self.posted = []
         self.rest = []
-        self.sent_at = self.cleared_at = 0.0
+        self.sent_at = 0.0
         self.joining = self.attended = False
         self._streak = 0
 
@@ -125,11 +128,12 @@ class Outbox:
 
         :returns: whether nothing is left.
         """
-        posted, rest = self.posted, self.rest
+        noted, posted, rest = self.noted, self.posted, self.rest
         try:
+            while noted:
+                noted.pop().post_acknowledgements()
             if posted:
-                frames = [p if isinstance(p, bytes) else p.frame() for p in posted]
-                rest.append(b"".join(frames))
+                rest.append(posted[0] if len(posted) == 1 else b"".join(posted))
                 posted.clear()
             if rest:
                 self.rest = []
@@ -137,7 +141,6 @@ class Outbox:
         except BaseException:
             self.interrupted()
             raise
-        self.cleared_at = monotonic()
         return not self.rest
 
     def interrupted(self) -> None:
@@ -154,7 +157,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what waits, as far as the kernel takes it; a burst ends here."""
-        if self.posted or self.rest or self.joining:
+        if self.noted or self.rest or self.joining:
             with self.lock:
                 done = self.clear()
                 self._part()
@@ -167,7 +170,7 @@ class Outbox:
         :returns: whether to call it again in a few milliseconds.
         """
         with self.lock:
-            if self.posted and not self.clear():
+            if self.noted and not self.clear():
                 self._rouse()
             idle = monotonic() - self.sent_at
             if self.joining:

@@ -18,7 +18,6 @@ __all__ = [
     "END",
     "HEARTBEAT",
     "OVERHEAD",
-    "Acknowledgements",
     "ProtocolError",
     "method_frame",
     "publish_beginning",
@@ -77,30 +76,6 @@ def settle_frame(number: int, method: int, delivery_tag: int, bits: int) -> byte
         return _pack_settlement(1, number, 13, 60, method, delivery_tag, bits, 0xCE)
     except struct_error as exc:
         raise ConfigurationError(f"{delivery_tag!r} is no delivery tag: {exc}") from exc
-
-
-class Acknowledgements:
-    """Acknowledgements of successive deliveries, which one frame expresses.
-
-    :param number: of the channel.
-    :param delivery_tag: the first one.
-    """
-
-    __slots__ = ("delivery_tag", "multiple", "number")
-
-    #: The last one.
-    delivery_tag: int
-    #: 1 once there are several.
-    multiple: int
-
-    def __init__(self, number: int, delivery_tag: int) -> None:
-        self.number = number
-        self.delivery_tag = delivery_tag
-        self.multiple = 0
-
-    def frame(self) -> bytes:
-        """Return the frame."""
-        return settle_frame(self.number, 80, self.delivery_tag, self.multiple)
 
 
 def publish_prefix(
