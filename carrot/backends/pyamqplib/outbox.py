@@ -178,6 +178,8 @@ class Outbox:
                 if idle < _PAUSE:
                     self._join()
             self.attended = idle < _REST
+            if self.noted:  # by somebody who saw that it was attended
+                self.attended = True
             return self.attended
 
 
