@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import weakref
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
@@ -29,7 +31,9 @@ class _Keeper:
     def __init__(self) -> None:
         self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self._poke = threading.Event()
+        # Not an event, whose lock stays locked if a signal's handler raises
+        # while it is set.
+        self._poke: SimpleQueue[None] = SimpleQueue()
         self._running = False
         self._due = 0.0
         self._bursts: list[Any] = []
@@ -37,14 +41,14 @@ class _Keeper:
     def attend(self, outbox: Any) -> None:
         """Push what is written in a burst every few milliseconds, until it ends."""
         self._bursts.append(outbox)
-        self._poke.set()
+        self._poke.put(None)
 
     def watch(self, connection: Any) -> None:
         """Tick this connection from now on, until it is closed or gone."""
         with self._lock:
             self.connections.add(connection)
             self._due = 0.0
-            self._poke.set()
+            self._poke.put(None)
             if self._running:
                 return
             self._running = True
@@ -65,13 +69,14 @@ class _Keeper:
                 sleep(max(0.0, min(left, BURST_INTERVAL)))
                 self._push()
             else:
-                self._poke.wait(left)
-                self._poke.clear()
+                with suppress(Empty):
+                    self._poke.get(timeout=max(0.0, left))
             if monotonic() < self._due:
                 continue
             with self._lock:
                 if not self.connections:
                     self._running = False
+                    self._bursts.clear()  # of dead ones, which it would hold
                     return
             self._tick()
             with self._lock:
@@ -79,20 +84,30 @@ class _Keeper:
 
     def _push(self) -> None:
         for outbox in list(self._bursts):
-            if not outbox.push():
+            more = False
+            try:
+                more = outbox.push()
+            except Exception:  # must not be the end of the others
+                logger.exception("while writing what waits")
+            if not more:
                 self._bursts.remove(outbox)
 
     def _tick(self) -> None:
         # Holds them only as long as this takes.
-        for connection in list(self.connections):
+        for connection in self._watched():
             try:
                 connection.tick(monotonic())
             except Exception:  # must not be the end of the others
                 logger.exception("while keeping %r alive", connection)
 
     def _interval(self) -> float:
-        heartbeats: list[float] = [c.heartbeat for c in self.connections if c.heartbeat]
+        heartbeats: list[float] = [c.heartbeat for c in self._watched() if c.heartbeat]
         return min([INTERVAL, *(heartbeat / 4 for heartbeat in heartbeats)])
+
+    def _watched(self) -> list[Any]:
+        while True:
+            with suppress(RuntimeError):  # another thread changed the set meanwhile
+                return list(self.connections)
 
 
 _keeper = _Keeper()

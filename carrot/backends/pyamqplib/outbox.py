@@ -115,13 +115,14 @@ class Outbox:
     def attend(self) -> None:
         """Have :meth:`push` called in a few milliseconds. With the lock held."""
         if not self.attended:
-            self.attended = True
+            # In this order: a signal's handler may raise in between.
             keeper.attend(self)
+            self.attended = True
 
     def _part(self) -> None:
         if self.joining and self._transport is not None:
-            self.joining, self._streak = False, 0
             self._transport.join_writes(False)
+            self.joining, self._streak = False, 0
 
     def clear(self) -> bool:
         """Write what waits, as far as the kernel takes it. With the lock held.

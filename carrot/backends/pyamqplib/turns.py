@@ -27,7 +27,11 @@ class Turns:
     passes: int
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # The lock itself is taken, not the condition: that would run Python
+        # code in which a signal's handler may raise, before the lock is
+        # taken or released.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._over = False
         self.leader = self.passes = 0
 
@@ -45,7 +49,7 @@ class Turns:
         timeout = LOOK if timeout is None else min(timeout, LOOK)
         me, leading, found = get_ident(), False, True
         try:
-            with self._changed:
+            with self._lock:
                 if self.passes != seen or self._over:
                     return
                 if self.leader:
@@ -57,13 +61,13 @@ class Turns:
             # Whatever interrupts, a signal's handler included: nobody else
             # could read any more.
             if leading:
-                with self._changed:
+                with self._lock:
                     self.leader = 0
                     self.passes += found
                     self._changed.notify_all()
 
     def end(self) -> None:
         """Let nobody wait any more."""
-        with self._changed:
+        with self._lock:
             self._over = True
             self._changed.notify_all()
