@@ -324,6 +324,34 @@ def test_acks_of_a_pass_are_one_frame() -> None:
     assert (link.data, link.writes) == (bytes.fromhex(frame), 1)
 
 
+class Meanwhile(int):
+    """A delivery tag; as it is looked at, another thread settles the delivery."""
+
+    def __new__(cls, tag: int, settle: Any) -> Meanwhile:
+        self = super().__new__(cls, tag)
+        self.settle = settle
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        same = int(self) == other
+        self.settle(int(self))
+        return same
+
+    __hash__ = int.__hash__
+
+
+def test_settling_twice_at_once_settles_nothing_else() -> None:
+    """If two threads settle one message at the same moment, the next one is left alone."""
+    channel, link = opened()
+    driver = channel.connection
+    driver.running = get_ident()
+    driver.inbox.events.append("another delivery that waits")
+    driver.outbox.attended = True  # by nobody
+    channel.basic_ack(Meanwhile(1, lambda tag: channel.basic_reject(tag, requeue=True)))
+    channel.flush()
+    assert settled(link.data, 1) == {1: "requeued"}
+
+
 # -- the link takes what it likes
 
 

@@ -191,8 +191,9 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         who writes it.
         """
         driver = self._driver
+        following = self._settled + 1
         if (
-            delivery_tag == self._settled + 1
+            delivery_tag == following
             and not multiple
             and driver.running == get_ident()
             and driver.inbox.events
@@ -200,10 +201,12 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         ):
             # Without the lock: only the thread that drains comes here. First
             # the number, then the note, which others take up the other way round.
+            # Not one more than it is now: a thread that settles the same
+            # delivery, wrongly, may have counted it meanwhile.
             outbox = self._outbox
-            self._settled += 1
+            self._settled = following
             outbox.noted.add(self)
-            if not self._settled % HOLD:
+            if not following % HOLD:
                 outbox.flush()
             elif not outbox.attended:
                 with outbox.lock:
