@@ -14,9 +14,7 @@ from amqp import spec
 from amqp.basic_message import Message as AMQPMessage
 
 from carrot.backends.pyamqplib import Connection
-from carrot.exceptions import (
-    DrainTimeout,
-)
+from carrot.exceptions import ConnectionClosed, DrainTimeout
 from carrot.utils import time_limit
 from tests.integration.driver_peer import Peer, deliver, drain, method, sent, subscribed
 from tests.waiting import wait_until
@@ -177,6 +175,23 @@ def test_wake_between_two_waits_is_not_missed(connection: Connection) -> None:
     assert connection.drain_events(10) is False
     with pytest.raises(DrainTimeout):
         connection.drain_events(0)
+
+
+def test_a_connection_that_ends_as_a_thread_wakes(connection: Connection) -> None:
+    """Whoever was woken, and finds the connection closed by another thread, is told so."""
+    inbox = connection.inbox
+
+    class Woken:
+        def recv(self, size: int) -> bytes:
+            connection.collect()  # by another thread
+            woken.close()
+            return woken.recv(size)
+
+    woken, inbox._woken = inbox._woken, Woken()  # type: ignore[assignment]
+    inbox._woken.close = lambda: None  # type: ignore[method-assign]
+    inbox.rouse()
+    with pytest.raises(ConnectionClosed):
+        connection.drain_events(5)
 
 
 def test_wake_from_a_signal_handler(connection: Connection) -> None:

@@ -168,7 +168,8 @@ class Inbox:
             if not self._connection.alive:
                 break
             if fd != self._link:
-                self._woken.recv(4096)
+                with contextlib.suppress(OSError):  # closed: whoever reads next will know
+                    self._woken.recv(4096)
             elif event & select.POLLOUT:
                 self._outbox.flush()
         return bool(ready)
