@@ -187,7 +187,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
 
         In a callback, while other messages wait for theirs, it waits for
         others to join it: where all deliveries before them are settled, one
-        frame says it all. See ``drain_events`` and :meth:`Outbox.push` for
+        frame says it all. See ``drain_events`` and ``Outbox.push`` for
         who writes it.
         """
         driver = self._driver
