@@ -105,3 +105,21 @@ def test_what_is_dead_is_not_held() -> None:
     del outbox
     gc.collect()
     assert reference() is None
+
+
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system has no thread left for it, it begins with the next connection."""
+    keeper, connection = _Keeper(), Kept()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            keeper.watch(connection)
+    keeper.watch(connection)
+    wait_until(lambda: connection.calls)
+    keeper.unwatch(connection)
+    keeper.watch(Kept())
+    wait_until(lambda: not keeper._running)

@@ -52,7 +52,11 @@ class _Keeper:
             if self._running:
                 return
             self._running = True
-        threading.Thread(target=self._run, name="carrot-keeper", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="carrot-keeper", daemon=True).start()
+        except RuntimeError:  # no more threads: the next connection tries again
+            self._running = False
+            raise
 
     def unwatch(self, connection: Any) -> None:
         """Tick this connection no more."""
