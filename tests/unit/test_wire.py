@@ -352,6 +352,19 @@ def test_settling_twice_at_once_settles_nothing_else() -> None:
     assert settled(link.data, 1) == {1: "requeued"}
 
 
+def test_settling_while_the_link_is_full() -> None:
+    """Whoever polls the link is told to poll for room as well, and not only once it looks."""
+    channel, link = opened()
+    roused: list[None] = []
+    channel._outbox._rouse = lambda: roused.append(None)
+    link._takes = [0, 0, 0]
+    assert channel.basic_ack(1)
+    assert roused
+    channel.flush()
+    channel.flush()
+    assert settled(link.data, 1) == {1: "acked"}
+
+
 # -- the link takes what it likes
 
 

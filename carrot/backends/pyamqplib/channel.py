@@ -246,8 +246,10 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                 self._outbox.posted.append(frame)
                 if in_order or (bits & 1 and method != 90):  # multiple
                     self._settled = self._written = max(self._settled, int(delivery_tag))
-            self._outbox.clear()
-            return True
+            done = self._outbox.clear()
+        if not done:
+            self._outbox.flush()  # or have the thread that reads poll for room
+        return True
 
     # -- receiving
 
