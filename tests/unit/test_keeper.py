@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
@@ -123,3 +124,25 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     keeper.unwatch(connection)
     keeper.watch(Kept())
     wait_until(lambda: not keeper._running)
+
+
+def test_signals_where_a_loss_is_heard(keeper: _Keeper) -> None:
+    """Threads begun because the keeper met a loss take signals, though it takes none."""
+    taken: list[set[int]] = []
+
+    def look(*_: Any) -> None:
+        taken.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    class Lost(Kept):
+        def push(self) -> bool:
+            look()
+            keeper.tell(lambda error: threading.Thread(target=look).start(), OSError())
+            wait_until(lambda: len(taken) == 2)
+            look()
+            return False
+
+    keeper.attend(Lost())
+    wait_until(lambda: len(taken) == 3)
+    before, within, after = taken
+    assert signal.SIGTERM in before and before == after
+    assert signal.SIGTERM not in within

@@ -435,7 +435,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if self._transport is not None:
             self._transport.sever()
         if self.on_lost is not None and not isinstance(error, ConnectionClosed):
-            self.on_lost(error)
+            keeper.tell(self.on_lost, error)
 
     def _broken(self, exc: OSError) -> None:
         self.die(lost(exc, self.host))

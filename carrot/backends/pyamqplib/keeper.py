@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from time import monotonic, sleep
 from typing import Any
 
-__all__ = ["attend", "unwatch", "watch"]
+__all__ = ["attend", "tell", "unwatch", "watch"]
 
 logger = logging.getLogger("carrot.backends.pyamqplib")
 
@@ -37,6 +39,9 @@ class _Keeper:
         self._running = False
         self._due = 0.0
         self._bursts: list[Any] = []
+        # The thread, and the signals that it would not take as it began.
+        self._thread = 0
+        self._blocked: set[Any] = set()
 
     def attend(self, outbox: Any) -> None:
         """Push what is written in a burst every few milliseconds, until it ends."""
@@ -66,7 +71,8 @@ class _Keeper:
         # Signals are for threads that run the application: one that is taken
         # here would not interrupt their waiting.
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            self._thread = get_ident()
         while True:
             left = self._due - monotonic()
             if self._bursts:
@@ -79,12 +85,24 @@ class _Keeper:
                 continue
             with self._lock:
                 if not self.connections:
-                    self._running = False
+                    self._running, self._thread = False, 0
                     self._bursts.clear()  # of dead ones, which it would hold
                     return
             self._tick()
             with self._lock:
                 self._due = monotonic() + self._interval()
+
+    def tell(self, listener: Callable[[Any], object], error: Exception) -> None:
+        """Call a listener; in the keeper's thread with signals as they are elsewhere."""
+        if self._thread != get_ident():
+            listener(error)
+            return
+        # Threads and programs that are begun there would take none either.
+        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+        try:
+            listener(error)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _push(self) -> None:
         for outbox in list(self._bursts):
@@ -125,6 +143,11 @@ def watch(connection: Any) -> None:
 def attend(outbox: Any) -> None:
     """Push what an outbox writes in a burst."""
     _keeper.attend(outbox)
+
+
+def tell(listener: Callable[[Any], object], error: Exception) -> None:
+    """Call a listener with an error, from whichever thread this is."""
+    _keeper.tell(listener, error)
 
 
 def unwatch(connection: Any) -> None:
