@@ -13,6 +13,7 @@ import pytest
 from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.outbox import Outbox
 from carrot.backends.pyamqplib.turns import Turns
+from tests.unit.test_wire import opened, settled
 
 
 class Interruption(BaseException):
@@ -126,3 +127,18 @@ def test_the_end_of_a_burst(keeping: keeper._Keeper) -> None:
         if not again:
             break
     assert at > 2
+
+
+@pytest.mark.parametrize("method", ["basic_ack", "basic_reject", "basic_nack"])
+def test_settling(method: str) -> None:
+    """If settling is interrupted it was not begun, or the connection is given up."""
+    for at in count(1):
+        channel, link = opened()
+        driver = channel.connection
+        if not interrupted(at, lambda channel=channel: getattr(channel, method)(1, False)):
+            break
+        if driver.alive:
+            getattr(channel, method)(1, False)
+            channel.flush()
+            assert len(settled(link.data, 1)) == 1
+    assert at > 3

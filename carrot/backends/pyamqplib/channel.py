@@ -236,17 +236,22 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         with self._outbox.lock:
             if not self.is_open:
                 return False
-            in_order = delivery_tag == self._settled + 1
-            if in_order and method == 80 and not bits:
-                self._settled += 1
-                self.post_acknowledgements()
-            else:
-                frame = settle_frame(self._number, method, delivery_tag, bits)
-                self.post_acknowledgements()
-                self._outbox.posted.append(frame)
-                if in_order or (bits & 1 and method != 90):  # multiple
-                    self._settled = self._written = max(self._settled, int(delivery_tag))
-            done = self._outbox.clear()
+            try:
+                in_order = delivery_tag == self._settled + 1
+                if in_order and method == 80 and not bits:
+                    self._settled += 1
+                    self.post_acknowledgements()
+                else:
+                    frame = settle_frame(self._number, method, delivery_tag, bits)
+                    self.post_acknowledgements()
+                    self._outbox.posted.append(frame)
+                    if in_order or (bits & 1 and method != 90):  # multiple
+                        self._settled = self._written = max(self._settled, int(delivery_tag))
+                done = self._outbox.clear()
+            except BaseException as exc:
+                if not isinstance(exc, CarrotError):  # that it is no delivery tag
+                    self._outbox.interrupted()
+                raise
         if not done:
             self._outbox.flush()  # or have the thread that reads poll for room
         return True
