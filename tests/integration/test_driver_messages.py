@@ -14,7 +14,7 @@ from amqp import spec
 from amqp.basic_message import Message as AMQPMessage
 
 from carrot.backends.pyamqplib import Connection
-from carrot.exceptions import ConnectionClosed, DrainTimeout
+from carrot.exceptions import ConnectionClosed, ConnectionLost, DrainTimeout
 from carrot.utils import time_limit
 from tests.integration.driver_peer import Peer, deliver, drain, method, sent, subscribed
 from tests.waiting import wait_until
@@ -192,6 +192,27 @@ def test_a_connection_that_ends_as_a_thread_wakes(connection: Connection) -> Non
     inbox.rouse()
     with pytest.raises(ConnectionClosed):
         connection.drain_events(5)
+
+
+def test_an_answer_that_nobody_waits_for_any_more() -> None:
+    """After a signal interrupted a call, its answer is not taken for that of the next one."""
+
+    def interrupt(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Peer(answers={spec.Queue.Declare: None}) as peer:
+            channel = peer.connect().channel()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(ZeroDivisionError):
+                channel.queue_declare("one")
+            with contextlib.suppress(OSError):  # the link is gone
+                peer.send(method(1, spec.Queue.DeclareOk, "sll", "one", 0, 0))
+            with pytest.raises(ConnectionLost, match="interrupted"):
+                channel.queue_declare("other")
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_wake_from_a_signal_handler(connection: Connection) -> None:

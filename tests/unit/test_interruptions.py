@@ -142,3 +142,15 @@ def test_settling(method: str) -> None:
             channel.flush()
             assert len(settled(link.data, 1)) == 1
     assert at > 3
+
+
+def test_calling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a method that the broker answers is interrupted, others need not wait for its end."""
+    for at in count(1):
+        channel, _ = opened()
+        monkeypatch.setattr(channel.connection.inbox, "pump_until", lambda *_: None)
+        again = interrupted(at, lambda channel=channel: channel.basic_get("q"))
+        assert not channel._turns.locked()
+        if not again:
+            break
+    assert at > 3

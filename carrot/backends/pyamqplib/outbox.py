@@ -144,9 +144,9 @@ class Outbox:
             raise
         return not self.rest
 
-    def interrupted(self) -> None:
+    def interrupted(self, doing: str = "writing") -> None:
         """Give the link up: a signal's handler raised, and nobody knows what was written."""
-        self._broken(InterruptedError("interrupted while writing"))
+        self._broken(InterruptedError(f"interrupted while {doing}"))
 
     def post(self, frame: bytes) -> None:
         """Have a frame written after what waits, without waiting for room."""

@@ -11,7 +11,7 @@ from typing import Any
 import amqp.exceptions
 from amqp.serialization import dumps
 
-from carrot.exceptions import ConfigurationError, NotSupported
+from carrot.exceptions import CarrotError, ConfigurationError, NotSupported
 from carrot.utils import time_left
 
 __all__ = ["Caller", "Reply", "within"]
@@ -97,16 +97,21 @@ class Caller:
         driver.check(sig)
         limit = within(driver.timeout)
         deadline = monotonic() + limit
+        reply = Reply()  # here: nothing may raise between taking a turn and the try
         if not turns.acquire(timeout=limit):
             # Another thread still waits for its answer, and will see to it.
             raise driver.gave_up(sig, limit, vital=False)
-        reply = Reply()
         try:
             # Before it is sent: another thread may read the answer at once.
             for answer in answers:
                 self._pending[answer] = reply
             self._send(sig, arguments)
             driver.inbox.pump_until(reply, sig, deadline, vital)
+        except BaseException as exc:
+            if vital and not driver.is_closing and not isinstance(exc, CarrotError):
+                # The answer would be taken for that of the next such call.
+                driver.outbox.interrupted("waiting for an answer")
+            raise
         finally:
             for answer in answers:
                 self._pending.pop(answer, None)
