@@ -112,6 +112,8 @@ def _asked_for(item: pytest.Item) -> Iterator[str]:
     for name in getattr(item, "fixturenames", ()):
         if name in ("rabbitmq", "rabbitmq_of_class"):
             yield parameters[name]
+        elif name == "every_rabbitmq":
+            yield from _BOTH
         elif name in ("rabbitmq_newest", "rabbitmq_newest_of_class"):
             yield "newest"
         elif name == "rabbitmq_strict":
