@@ -449,28 +449,26 @@ def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
     """
     backend = receiver.backend
     backend_stops = "stop" in getattr(backend, "features", ())
-    events = backend.consume(limit=limit)
     seen = 0
     try:
-        while backend_stops or not receiver._stopping:
-            if limit and seen >= limit:
+        if receiver._stopping and not backend_stops:
+            return
+        for _ in backend.consume(limit=limit):
+            seen += 1
+            yield True
+            if seen == limit:
                 if backend_stops and receiver._stopping:
                     # Asked to stop while it did the last one: that is no
                     # request for the next loop, which is how it would end.
                     next(backend.consume(limit=1), None)
                 return
-            try:
-                next(events)
-            except StopIteration:
+            if receiver._stopping and not backend_stops:
                 return
-            except RuntimeError as exc:
-                # PEP 479: a backend of the time before it ends its generator
-                # by raising StopIteration inside.
-                if isinstance(exc.__cause__, StopIteration):
-                    return
-                raise
-            seen += 1
-            yield True
+    except RuntimeError as exc:
+        # PEP 479: a backend of the time before it ends its generator
+        # by raising StopIteration inside.
+        if not isinstance(exc.__cause__, StopIteration):
+            raise
     finally:
         receiver._stopping = False
 

@@ -48,8 +48,9 @@ _BEFORE = bytes.maketrans(b"[:", b",,")
 _NUMERIC = b"0123456789.-"
 # Before Python 3.12 the standard library nests as deep as the recursion limit
 # (1000) lets it, not as deep as orjson: documents that might nest deeper are
-# the standard library's. A level takes two bytes at least.
-_SHALLOW = 800 if sys.version_info < (3, 12) else sys.maxsize
+# the standard library's.
+_ANY_DEPTH = sys.version_info >= (3, 12)
+_SHALLOW = 400
 
 
 def _default(value: Any) -> Any:
@@ -143,9 +144,9 @@ def codec(orjson: ModuleType | None) -> tuple[Dumps, Loads]:
 
     def loads(data: bytes | str) -> Any:
         if (
-            type(data) is bytes
+            data.__class__ is bytes
             and data.translate(_DIGITS).find(_LONG) < 0
-            and (len(data) < _SHALLOW or data.count(b"[") + data.count(b"{") < _SHALLOW // 2)
+            and (_ANY_DEPTH or data.count(b"[") + data.count(b"{") < _SHALLOW)
         ):
             try:
                 return fast_loads(data)

@@ -300,10 +300,15 @@ def test_a_message_received(peer: Peer, backend: pyamqplib.Backend) -> None:
 
 
 def test_a_delivery_tag_is_a_number(peer: Peer, backend: pyamqplib.Backend) -> None:
-    """It compares, prints, copies and pickles as one."""
-    tag = received(peer, backend).delivery_tag
+    """On the first channel; on later ones it compares, prints, copies and pickles as one."""
+    assert received(peer, backend).delivery_tag.__class__ is int
+    backend.close()
+    message = received(peer, backend)
+    tag = message.delivery_tag
     assert (tag, repr(tag), tag.__class__) == (7, "7", DeliveryTag)
     assert copy.deepcopy(tag) == pickle.loads(pickle.dumps(tag)) == 7
+    message.ack()
+    wait_until(lambda: peer.settled() == [("ack", 7, False)])
 
 
 @pytest.mark.parametrize(

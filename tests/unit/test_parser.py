@@ -85,7 +85,7 @@ EVENTS = [event for _, event in GOLDEN if event is not None]
 
 def parsed(d: Delivery) -> tuple[Any, ...]:
     return (
-        *(d.channel, d.consumer_tag, d.delivery_tag, d.redelivered, d.route),
+        *(d.channel, d.kind.consumer_tag, d.delivery_tag, d.kind.redelivered, d.kind.route),
         *(d.properties, d.body),
     )
 
@@ -195,7 +195,7 @@ def test_names_that_are_no_utf8(pieces: int) -> None:
     frames = [frame(1, 1, method), frame(2, 1, header)]
     ((event,), refused) = outcome(frames if pieces == 2 else [b"".join(frames)])
     assert not refused
-    assert (event.consumer_tag, event.route) == ("\udcff", ("\udcfe", "\udcfd\udcfc"))
+    assert (event.kind.consumer_tag, event.kind.route) == ("\udcff", ("\udcfe", "\udcfd\udcfc"))
     assert event.content_type == "\udcfb"
 
 
@@ -253,7 +253,7 @@ def test_what_is_remembered_is_bounded() -> None:
         method = b"\x00\x3c\x00\x3c" + name + bytes(9) + name + name
         header = b"\x00\x3c" + bytes(10) + b"\x80\x00" + name
         parser.feed(frame(1, 1, method) + frame(2, 1, header), events)
-    assert len({event.route for event in events}) == 3000
+    assert len({event.kind.route for event in events}) == 3000
     kept = [value for value in vars(parser).values() if isinstance(value, dict)]
     assert max(map(len, kept)) <= 1024
     assert parser._contents == {}
@@ -393,8 +393,9 @@ def said(event: Any) -> Any:
         d, rest = event[2], (event[:2], event[3:])
     else:
         return event
-    return (d.channel, d.consumer_tag, d.delivery_tag, d.redelivered, d.route), (
-        d.encoded.data,
+    kind = d.kind
+    return (d.channel, kind.consumer_tag, d.delivery_tag, kind.redelivered, kind.route), (
+        kind.encoded.data,
         d.body,
         rest,
     )

@@ -86,10 +86,10 @@ def as_read(event: Any) -> Any:
     """Return what an event says, in the same form."""
     if isinstance(event, Delivery):
         return (
-            event.consumer_tag,
+            event.kind.consumer_tag,
             event.delivery_tag,
-            event.redelivered,
-            event.route,
+            event.kind.redelivered,
+            event.kind.route,
             event.properties,
             event.body,
         )
@@ -97,12 +97,12 @@ def as_read(event: Any) -> Any:
     if kind == FETCHED:
         d = more[0]
         return (
-            *(FETCHED, channel, d.delivery_tag, d.redelivered, d.route),
+            *(FETCHED, channel, d.delivery_tag, d.kind.redelivered, d.kind.route),
             *(d.message_count, d.properties, d.body),
         )
     if kind == RETURNED:
         d, code, text = more
-        return RETURNED, channel, code, text, d.route, d.properties, d.body
+        return RETURNED, channel, code, text, d.kind.route, d.properties, d.body
     if kind == METHOD:
         return METHOD, channel, struct.unpack_from(">HH", more[0])
     return event
@@ -177,6 +177,21 @@ def test_messages_that_look_alike(what: list[Any], places: list[int], data: Any)
             refused = True
         outcomes.append((refused, [repr(event) for event in events]))
     assert outcomes[0] == outcomes[1]
+
+
+def test_alike_on_another_channel_of_the_same_number() -> None:
+    """What looks like the last one belongs to the channel that is open now, if one is."""
+    alike = ((spec.Basic.Deliver, "sLbss", ("c", 1, False, "e", "k")), {}, b"x")
+    open_: dict[int, Any] = {}
+    parser = Parser(open_, FRAME_MAX)
+    for _ in range(2):
+        open_[1] = object()
+        events: list[Any] = []
+        parser.feed(written(1, alike) * 4, events)
+        assert [event.channel for event in events] == [open_[1]] * 4
+    del open_[1]
+    with pytest.raises(ProtocolError, match="channel 1, which is not open"):
+        parser.feed(written(1, alike), [])
 
 
 @settings(max_examples=30)

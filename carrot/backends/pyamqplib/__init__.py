@@ -43,6 +43,8 @@ AMQPChannelException = ChannelError
 
 logger = logging.getLogger("carrot.backends.pyamqplib")
 
+_new = Message.__new__
+
 
 class Backend(SendingBackend):
     """A channel of RabbitMQ, opened at its first use, and again after an error.
@@ -239,8 +241,8 @@ class Backend(SendingBackend):
         return self._call("basic_cancel", consumer_tag=consumer_tag)
 
     def ack(self, delivery_tag: Any) -> None:
-        if delivery_tag.__class__ is DeliveryTag:  # the common case, written out
-            channel = delivery_tag.channel
+        if delivery_tag.__class__ is int:  # the common case, written out
+            channel = self._first
             if channel.__class__ is Channel and channel.basic_ack(delivery_tag):
                 return
         self._settle("basic_ack", delivery_tag)
@@ -256,7 +258,7 @@ class Backend(SendingBackend):
         if delivery_tag.__class__ is DeliveryTag:
             channel = delivery_tag.channel
         elif isinstance(delivery_tag, int):
-            channel = self._channel
+            channel = self._first
         else:
             return  # of a message made by hand
         if channel is not None and getattr(channel, "is_open", True):
@@ -278,14 +280,29 @@ class Backend(SendingBackend):
 
     def message_to_python(self, raw_message: Any) -> Any:
         if raw_message.__class__ is Delivery:
-            redelivered: Any = raw_message.redelivered
+            kind = raw_message.kind
+            if kind.redelivered:
+                self._count("redelivered")
+            if self.Message is Message:
+                # Written out: this is called for each message.
+                message = _new(Message)
+                message.backend = self
+                message.amqp_message = raw_message
+                message.body = raw_message.body
+                message.content_type = kind.encoded.content_type
+                message.content_encoding = kind.encoded.content_encoding
+                message.delivery_tag = (
+                    raw_message.delivery_tag
+                    if kind.channel is self._first
+                    else DeliveryTag.of(raw_message)
+                )
+                return message
         elif isinstance(raw_message, BaseMessage):
             return raw_message
         else:
             info = getattr(raw_message, "delivery_info", None) or {}
-            redelivered = info.get("redelivered")
-        if redelivered:
-            self._count("redelivered")
+            if info.get("redelivered"):
+                self._count("redelivered")
         return self.Message(self, raw_message)
 
     def _count(self, counter: str) -> None:

@@ -329,7 +329,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         """Give back messages whose consumer is gone."""
         for delivery in deliveries:
             # With no_ack the broker has forgotten it, and has no such tag.
-            if self.is_open and delivery.consumer_tag not in self._forgetful:
+            if self.is_open and delivery.kind.consumer_tag not in self._forgetful:
                 self.basic_reject(delivery.delivery_tag, requeue=True)
 
     # -- what the broker sends; called by the thread that reads
@@ -352,12 +352,12 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         if not callbacks:
             logger.warning(
                 "message to %r was returned, and nobody asked: %s %s",
-                delivery.route,
+                delivery.kind.route,
                 reply_code,
                 reply_text,
             )
         for callback in callbacks:
-            callback(exc, *delivery.route, delivery)
+            callback(exc, *delivery.kind.route, delivery)
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         # After the deliveries that came before it.

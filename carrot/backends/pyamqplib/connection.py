@@ -287,8 +287,8 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         if event.__class__ is not Delivery:
             event()
             return True
-        channel = event.channel
-        callback = channel.callbacks.get(event.consumer_tag)
+        channel = event.kind.channel
+        callback = channel.callbacks.get(event.kind.consumer_tag)
         if callback is None:
             channel.unwanted([event])
             return True

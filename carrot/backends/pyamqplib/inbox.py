@@ -242,8 +242,8 @@ class Inbox:
         for event in list(self.events):
             if (
                 event.__class__ is Delivery
-                and event.channel is channel
-                and consumer_tag in (None, event.consumer_tag)
+                and event.kind.channel is channel
+                and consumer_tag in (None, event.kind.consumer_tag)
             ):
                 # Unless another thread took it meanwhile.
                 with contextlib.suppress(ValueError):

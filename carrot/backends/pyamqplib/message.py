@@ -56,9 +56,19 @@ def as_bytes(body: Any) -> bytes:
 
 
 class DeliveryTag(int):
-    """The number of a delivery, which knows the channel where it counts."""
+    """The number of a delivery, which knows the channel where it counts.
+
+    Deliveries by the first channel of a backend have plain numbers.
+    """
 
     channel: Any
+
+    @classmethod
+    def of(cls, raw_message: Any) -> DeliveryTag:
+        """Return that of a message received by some channel."""
+        tag = cls(raw_message.delivery_tag)
+        tag.channel = raw_message.channel
+        return tag
 
     def __reduce__(self) -> Any:
         return int, (int(self),)
@@ -77,14 +87,13 @@ class Message(BaseMessage):
 
     def __init__(self, backend: Any, amqp_message: Any = None, **kwargs: Any) -> None:
         if amqp_message.__class__ is Delivery:
+            # For each message this is done by message_to_python of the backend.
             self.backend = backend
             self.amqp_message = amqp_message
             self.body = amqp_message.body
-            encoded = amqp_message.encoded
-            self.content_type = encoded.content_type
-            self.content_encoding = encoded.content_encoding
-            tag = self.delivery_tag = DeliveryTag(amqp_message.delivery_tag)
-            tag.channel = amqp_message.channel
+            self.content_type = amqp_message.content_type
+            self.content_encoding = amqp_message.content_encoding
+            self.delivery_tag = DeliveryTag.of(amqp_message)
         elif amqp_message is None:
             super().__init__(backend, **kwargs)
             return
@@ -103,10 +112,11 @@ class Message(BaseMessage):
         self.content_type = getattr(amqp_message, "content_type", None)
         self.content_encoding = getattr(amqp_message, "content_encoding", None)
         self.delivery_tag = getattr(amqp_message, "delivery_tag", None)
-        channel = getattr(amqp_message, "channel", None)
-        if channel is not None and self.delivery_tag.__class__ is int:
-            self.delivery_tag = DeliveryTag(self.delivery_tag)
-            self.delivery_tag.channel = channel
+        if (
+            getattr(amqp_message, "channel", None) is not None
+            and self.delivery_tag.__class__ is int
+        ):
+            self.delivery_tag = DeliveryTag.of(amqp_message)
 
     def __getattr__(self, name: str) -> Any:
         """Work out what few ask for, at the first access."""

@@ -67,57 +67,71 @@ class Properties:
         self.content_type, self.content_encoding = values
 
 
-class Delivery:
-    """A message that the broker sent, with the attributes of the ``amqp`` package's."""
+class Kind:
+    """What deliveries that differ in tag and body only have in common."""
 
-    __slots__ = (
-        "_properties",
-        "body",
-        "channel",
-        "consumer_tag",
-        "delivery_tag",
-        "encoded",
-        "message_count",
-        "redelivered",
-        "route",
-    )
+    __slots__ = ("channel", "consumer_tag", "encoded", "redelivered", "route")
 
-    #: The channel that it came by.
+    #: The channel that they came by.
     channel: Any
     #: Of the consumer; ``None`` if the message was fetched or returned.
     consumer_tag: str | None
-    delivery_tag: int
     redelivered: bool
     #: Exchange and routing key.
     route: tuple[str, str]
     encoded: Properties
-    body: bytes
-    #: Messages left on the queue, if it was fetched.
-    message_count: int | None
 
     def __init__(
         self,
         channel: Any,
         consumer_tag: str | None,
-        delivery_tag: int,
         redelivered: int,
         route: tuple[str, str],
         encoded: Properties,
-        body: bytes,
     ) -> None:
         self.channel = channel
         self.consumer_tag = consumer_tag
-        self.delivery_tag = delivery_tag
         self.redelivered = redelivered == 1
         self.route = route
         self.encoded = encoded
+
+    def is_alike(self, other: Kind) -> bool:
+        """Return whether *other* says the same."""
+        return (
+            self.route == other.route
+            and self.encoded is other.encoded
+            and self.consumer_tag == other.consumer_tag
+            and self.redelivered == other.redelivered
+            and self.channel is other.channel
+        )
+
+
+class Delivery:
+    """A message that the broker sent, with the attributes of the ``amqp`` package's."""
+
+    __slots__ = ("_properties", "body", "delivery_tag", "kind", "message_count")
+
+    kind: Kind
+    delivery_tag: int
+    body: bytes
+    #: Messages left on the queue, if it was fetched.
+    message_count: int | None
+
+    def __init__(self, kind: Kind, delivery_tag: int, body: bytes) -> None:
+        self.kind = kind
+        self.delivery_tag = delivery_tag
         self.body = body
 
     def __repr__(self) -> str:
         return (
-            f"<Delivery {self.delivery_tag} of {self.consumer_tag!r} from"
-            f" {self.route!r}, {len(self.body)} bytes>"
+            f"<Delivery {self.delivery_tag} of {self.kind.consumer_tag!r} from"
+            f" {self.kind.route!r}, {len(self.body)} bytes>"
         )
+
+    @property
+    def channel(self) -> Any:
+        """The channel that it came by."""
+        return self.kind.channel
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -128,7 +142,7 @@ class Delivery:
         try:
             return self._properties
         except AttributeError:
-            self._properties: dict[str, Any] = decode_properties(self.encoded.data)
+            self._properties: dict[str, Any] = decode_properties(self.kind.encoded.data)
             return self._properties
 
     @property
@@ -139,25 +153,26 @@ class Delivery:
     @property
     def content_type(self) -> str | None:
         """How the body is to be decoded."""
-        return self.encoded.content_type
+        return self.kind.encoded.content_type
 
     @property
     def content_encoding(self) -> str | None:
         """Character set of the body, or ``binary``."""
-        return self.encoded.content_encoding
+        return self.kind.encoded.content_encoding
 
     @property
     def delivery_info(self) -> dict[str, Any]:
         """What the broker said of the delivery; a new dictionary at each access."""
-        exchange, routing_key = self.route
+        kind = self.kind
+        exchange, routing_key = kind.route
         info: dict[str, Any] = {
             "delivery_tag": self.delivery_tag,
-            "redelivered": self.redelivered,
+            "redelivered": kind.redelivered,
             "exchange": exchange,
             "routing_key": routing_key,
         }
-        if self.consumer_tag is not None:
-            info["consumer_tag"] = self.consumer_tag
+        if kind.consumer_tag is not None:
+            info["consumer_tag"] = kind.consumer_tag
         elif hasattr(self, "message_count"):
             info["message_count"] = self.message_count
         return info
@@ -203,9 +218,10 @@ class Parser:
         self._tags: dict[bytes, str] = {}
         self._routes: dict[bytes, tuple[str, str]] = {}
         self._properties: dict[bytes, Properties] = {}
-        # The last delivery, and what one of its kind looks like: see _alike.
-        self._last: tuple[Any, ...] = ()
-        self._kind: tuple[bytes, bytes, bytes, int, tuple[Any, ...]] | None = None
+        # Of the last delivery.
+        self._kind: Kind | None = None
+        # A kind that came twice, its channel's number, and its looks: see _alike.
+        self._looks: tuple[Kind, int, bytes, bytes, bytes, Struct] | None = None
 
     def feed(self, data: bytes, events: list[Any]) -> None:
         """Parse *data*, appending what is complete to *events*.
@@ -222,7 +238,7 @@ class Parser:
         limit = self.frame_max - OVERHEAD
         contents = self._contents
         while total - position > 7:
-            if self._kind is not None and not contents:
+            if self._looks is not None and not contents:
                 position = self._alike(data, position, total, limit, events)
                 if total - position <= 7:
                     break
@@ -264,38 +280,26 @@ class Parser:
 
         :returns: the position after them.
         """
-        assert self._kind is not None
-        head, middle, tail, number, (consumer_tag, redelivered, route, encoded) = self._kind
-        if not data.startswith(head, position):
+        assert self._looks is not None
+        kind, number, head, middle, tail, numbers = self._looks
+        if self.channels.get(number) is not kind.channel:
             return position
-        channel = self._channel(number)
-        to_size = len(head) + 8 + len(middle)
-        to_body = to_size + 8 + len(tail) + 4
-        while data.startswith(head, position):
-            tag_at = position + len(head)
-            size_at = position + to_size
+        startswith, unpack, append = data.startswith, numbers.unpack_from, events.append
+        to_body = numbers.size
+        to_middle = len(head) + 8
+        to_tail = to_middle + len(middle) + 8
+        while (
+            startswith(head, position)
+            and startswith(middle, position + to_middle)
+            and startswith(tail, position + to_tail)
+            and position + to_body < total
+        ):
+            tag, length, size = unpack(data, position)
             body_at = position + to_body
-            if (
-                body_at > total
-                or not data.startswith(middle, tag_at + 8)
-                or not data.startswith(tail, size_at + 8)
-            ):
-                break
-            (length,) = _body_size.unpack_from(data, size_at)
             end = body_at + length
-            if (
-                not 0 < length <= limit
-                or end >= total
-                or data[end] != 0xCE
-                or _size.unpack_from(data, body_at - 4) != (length,)
-            ):
+            if size != length or not 0 < length <= limit or end >= total or data[end] != 0xCE:
                 break
-            (tag,) = _body_size.unpack_from(data, tag_at)
-            events.append(
-                Delivery(
-                    channel, consumer_tag, tag, redelivered, route, encoded, data[body_at:end]
-                )
-            )
+            append(Delivery(kind, tag, data[body_at:end]))
             position = end + 1
         return position
 
@@ -308,9 +312,9 @@ class Parser:
         """
         try:
             at = end + 1
-            kind, owner, size, class_id, _, length = _content_head.unpack_from(data, at)
+            frame, owner, size, class_id, _, length = _content_head.unpack_from(data, at)
             header_end: int = at + 7 + size
-            if kind != 2 or owner != number or class_id != 60 or data[header_end] != 0xCE:
+            if frame != 2 or owner != number or class_id != 60 or data[header_end] != 0xCE:
                 return 0
             body_at = header_end + 8
             if length:
@@ -344,22 +348,18 @@ class Parser:
         route = self._routes.get(key) or self._remember(self._routes, key, _route(key))
         key = data[at + 19 : header_end]
         encoded = self._properties.get(key) or self._encoded(key)
-        body = data[body_at:body_end]
-        events.append(
-            Delivery(
-                self._channel(number), consumer_tag, tag, redelivered, route, encoded, body
-            )
-        )
-        last, self._last = self._last, (number, consumer_tag, redelivered, route, encoded)
-        if last == self._last and length:
+        kind = Kind(self._channel(number), consumer_tag, redelivered, route, encoded)
+        if self._kind is None or not kind.is_alike(self._kind):
+            self._kind = kind
+        elif length:
+            kind = self._kind
             # The third one can be told by its looks.
-            self._kind = (
-                data[start - 7 : tag_at],
-                data[tag_at + 8 : at + 11],
-                data[at + 19 : body_at - 4],
-                number,
-                last[1:],
-            )
+            head = data[start - 7 : tag_at]
+            middle = data[tag_at + 8 : at + 11]
+            tail = data[at + 19 : body_at - 4]
+            numbers = Struct(f">{len(head)}xQ{len(middle)}xQ{len(tail)}xI")
+            self._looks = kind, number, head, middle, tail, numbers
+        events.append(Delivery(kind, tag, data[body_at:body_end]))
         return body_end + 1
 
     # -- everything else
@@ -424,19 +424,19 @@ class Parser:
                 tag, redelivered = _delivery_tag.unpack_from(method, at)
                 consumer_tag = method[5:at].decode("utf-8", "surrogateescape")
                 route = _route(method[at + 9 :])
-                events.append(
-                    Delivery(channel, consumer_tag, tag, redelivered, route, encoded, body)
-                )
+                kind = Kind(channel, consumer_tag, redelivered, route, encoded)
+                events.append(Delivery(kind, tag, body))
             elif method.startswith(_GET_OK):
                 tag, redelivered = _delivery_tag.unpack_from(method, 4)
                 route = _route(method[13:-4])
-                delivery = Delivery(channel, None, tag, redelivered, route, encoded, body)
+                delivery = Delivery(Kind(channel, None, redelivered, route, encoded), tag, body)
                 (delivery.message_count,) = _size.unpack(method[-4:])
                 events.append((FETCHED, channel, delivery))
             else:
                 at = 7 + method[6]
                 text = method[7:at].decode("utf-8", "replace")
-                delivery = Delivery(channel, None, 0, 0, _route(method[at:]), encoded, body)
+                kind = Kind(channel, None, 0, _route(method[at:]), encoded)
+                delivery = Delivery(kind, 0, body)
                 code = int.from_bytes(method[4:6], "big")
                 events.append((RETURNED, channel, delivery, code, text))
         except (struct_error, IndexError) as exc:
