@@ -257,8 +257,12 @@ class Publisher:
         """
         if self._closed:
             raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
-        exchange, routing_key, headers = self._address(exchange, routing_key, headers)
-        named = _NO_PROPERTIES
+        routing_key = self.routing_key if routing_key is None else routing_key
+        exchange = self.exchange if exchange is None else exchange
+        # 63 characters are 252 bytes at most: only longer ones need a count.
+        usual = headers is None and routing_key.__class__ is str and len(routing_key) <= 63
+        if not usual or exchange is not self.exchange:
+            exchange, routing_key, headers = self._address(exchange, routing_key, headers)
         given = (
             correlation_id,
             reply_to,
@@ -269,6 +273,7 @@ class Publisher:
             user_id,
             app_id,
         )
+        named = _NO_PROPERTIES
         if given != _NONE_GIVEN:
             named = dict(zip(_PROPERTIES, given, strict=True))
         message = self.create_message(
@@ -290,10 +295,9 @@ class Publisher:
         )
 
     def _address(
-        self, exchange: str | None, routing_key: Any, headers: Mapping[str, Any] | None
+        self, exchange: str, routing_key: Any, headers: Mapping[str, Any] | None
     ) -> tuple[str, str, Mapping[str, Any] | None]:
-        if routing_key is None:
-            routing_key = self.routing_key
+        """Check what is not as usual; return it as the backend wants it."""
         if headers is not None and not isinstance(headers, Mapping):
             raise ConfigurationError(
                 f"headers must be a dictionary of names and values, not {headers!r:.60}"
@@ -301,13 +305,8 @@ class Publisher:
         if self.exchange_type == "headers" and isinstance(routing_key, Mapping):
             headers = {**routing_key, **(headers or {})}
             routing_key = ""
-        elif routing_key.__class__ is not str or len(routing_key) > 63:
-            # 63 characters are 252 bytes at most: only longer ones need a count.
-            names.shortstr(routing_key, "routing_key")
-        if exchange is None:
-            exchange = self.exchange
-        elif exchange != self.exchange:
-            names.shortstr(exchange, "exchange")
+        names.shortstr(routing_key, "routing_key")
+        names.shortstr(exchange, "exchange")
         return exchange, routing_key, headers
 
     def flush(self, timeout: float | None = None) -> None:

@@ -16,7 +16,7 @@ from amqp import spec
 from amqp.exceptions import ChannelError as AMQPChannelError
 from amqp.protocol import queue_declare_ok_t
 
-from carrot.backends.pyamqplib.message import as_bytes
+from carrot.backends.pyamqplib.message import Outgoing, as_bytes
 from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tables import encode_properties
@@ -117,7 +117,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         :raises EncodeError: a property cannot be expressed.
         :raises ConnectionBlocked: there was no room in time.
         """
-        properties = getattr(msg, "encoded", None)
+        properties = msg.encoded if msg.__class__ is Outgoing else None
         if properties is None:
             properties = encode_properties(msg.properties)
         try:

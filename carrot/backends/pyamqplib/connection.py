@@ -72,7 +72,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     }
 
     #: Why the broker takes no messages for now; ``None`` while it does.
-    blocked: str | None = None
+    blocked: str | None
     #: The thread that runs a consumer's callback.
     running: int = 0
 
@@ -103,6 +103,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             **kwargs,
         )
         self.timeout = timeout
+        self.blocked = None
         self._prepare_calls(self)
         self._opening = threading.Lock()
         self._ending = threading.Lock()

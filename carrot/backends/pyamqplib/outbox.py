@@ -79,14 +79,12 @@ class Outbox:
         if transport is None:
             return False
         try:
+            if len(pieces) == 1:  # nearly always, and then whole
+                piece = pieces[0]
+                sent = transport.send(piece)
+                pieces = [] if sent == len(piece) else _after(pieces, sent)
             while pieces:
-                if len(pieces) == 1:
-                    sent = transport.send(pieces[0])
-                    if sent == len(pieces[0]):
-                        break
-                else:
-                    sent = transport.send_pieces(pieces)
-                pieces = _after(pieces, sent)
+                pieces = _after(pieces, transport.send_pieces(pieces))
         except transport.full:
             self.rest = pieces
         except OSError as exc:

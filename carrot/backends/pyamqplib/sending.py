@@ -94,7 +94,7 @@ class SendingBackend(ChannelledBackend):
         channel = self._channel
         tracker = self._tracker
         try:
-            if channel is None or not getattr(channel, "is_open", True):
+            if channel.__class__ is not Channel or not channel.is_open:
                 channel = self.channel
             if tracker is not None and tracker.full:
                 self._await_window(tracker)
