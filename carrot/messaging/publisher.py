@@ -39,7 +39,6 @@ _PROPERTIES = (
     "app_id",
 )
 _NONE_GIVEN = (None,) * len(_PROPERTIES)
-_NO_PROPERTIES: dict[str, Any] = {}
 
 
 class Publisher:
@@ -273,9 +272,7 @@ class Publisher:
             user_id,
             app_id,
         )
-        named = _NO_PROPERTIES
-        if given != _NONE_GIVEN:
-            named = dict(zip(_PROPERTIES, given, strict=True))
+        named = {} if given == _NONE_GIVEN else dict(zip(_PROPERTIES, given, strict=True))
         message = self.create_message(
             message_data,
             delivery_mode,
