@@ -67,9 +67,9 @@ class BaseMessage:
     #: the process accepts (:func:`carrot.serialization.accept`).
     accept: frozenset[str] | None = None
 
-    _state = "RECEIVED"
+    _state: str
     _payload: Any
-    _decoded = False
+    _decoded: bool
 
     def __init__(
         self,
@@ -84,6 +84,8 @@ class BaseMessage:
         properties: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._state = "RECEIVED"
+        self._decoded = False
         self.backend = backend
         self.body = body
         self.delivery_tag = delivery_tag

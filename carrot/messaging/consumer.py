@@ -296,7 +296,7 @@ class Consumer(Receiver):
             return self._receive_callback
 
         def receive(raw_message: Any) -> None:
-            self._deliver(raw_message, self.receive, self.auto_ack, no_ack)
+            self._deliver(raw_message, self, self.auto_ack, no_ack)
 
         return receive
 
@@ -312,7 +312,7 @@ class Consumer(Receiver):
 
     def _receive_callback(self, raw_message: Any) -> None:
         """Process a message in the form in which the driver hands it over."""
-        self._deliver(raw_message, self.receive, self.auto_ack, self.no_ack)
+        self._deliver(raw_message, self, self.auto_ack, self.no_ack)
 
     def iterconsume(
         self, limit: int | None = None, no_ack: bool | None = None
@@ -451,7 +451,7 @@ def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
     backend_stops = "stop" in getattr(backend, "features", ())
     seen = 0
     try:
-        if receiver._stopping and not backend_stops:
+        if not backend_stops and receiver._stopping:
             return
         for _ in backend.consume(limit=limit):
             seen += 1
@@ -462,7 +462,7 @@ def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
                     # request for the next loop, which is how it would end.
                     next(backend.consume(limit=1), None)
                 return
-            if receiver._stopping and not backend_stops:
+            if not backend_stops and receiver._stopping:
                 return
     except RuntimeError as exc:
         # PEP 479: a backend of the time before it ends its generator

@@ -104,10 +104,10 @@ class ConsumerSet(Receiver):
     def _receiver(self, consumer: Consumer) -> Callable[[Any], None]:
         def receive_callback(raw_message: Any) -> None:
             own = consumer.callbacks or not self._receives
-            receive = consumer.receive if own else self.receive
+            receiver = consumer if own else self
             auto_ack = self.auto_ack or consumer.auto_ack
             deliver = self._deliver if consumer.accept is None else consumer._deliver
-            deliver(raw_message, receive, auto_ack, consumer.no_ack)
+            deliver(raw_message, receiver, auto_ack, consumer.no_ack)
 
         return receive_callback
 
@@ -117,7 +117,7 @@ class ConsumerSet(Receiver):
 
     def _receive_callback(self, raw_message: Any) -> None:
         """Process a message in the form in which the driver hands it over."""
-        self._deliver(raw_message, self.receive, self.auto_ack, no_ack=False)
+        self._deliver(raw_message, self, self.auto_ack, no_ack=False)
 
     def iterconsume(self, limit: int | None = None) -> Iterator[bool]:
         """Subscribe now; yield ``True`` after each message's callbacks ran.

@@ -53,7 +53,7 @@ class Receiver:
     on_decode_error: str | Callable[[Any, SerializationError], Any] = "reject"
 
     # Subclasses and instances override `accept`; this is what was made of it.
-    _accepted: frozenset[str] | None = None
+    _accepted: frozenset[str] | None
 
     def _settle_receiving(self) -> None:
         """Check the options above; called by constructors."""
@@ -90,7 +90,7 @@ class Receiver:
             callback(message_data, message)
 
     def _deliver(
-        self, raw_message: Any, receive: Callable[[Any, Any], Any], auto_ack: bool, no_ack: bool
+        self, raw_message: Any, receiver: Receiver, auto_ack: bool, no_ack: bool
     ) -> None:
         message = self.backend.message_to_python(raw_message)
         if no_ack or self._accepted is not None:
@@ -101,7 +101,7 @@ class Receiver:
             self._decode_failed(message, exc)
             return
         try:
-            receive(payload, message)
+            receiver.receive(payload, message)
         except StopIteration:
             # To the generators below it would mean that there are no messages
             # any more (PEP 479), as would an error of which it is the cause:

@@ -205,8 +205,7 @@ class RecoveringBackend(PublishingBackend):
                     _guard(message, guard)
                 return message
 
-    def message_to_python(self, raw_message: Any) -> Any:
-        """Return the driver's message as a :class:`BaseMessage`."""
+    def _guarded_message(self, raw_message: Any) -> Any:
         guard = self.receiving
         message = guard.inner.message_to_python(raw_message)
         _guard(message, guard)

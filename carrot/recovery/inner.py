@@ -53,13 +53,14 @@ class Replaceable:
     """
 
     #: Counts confirms, where ``confirm_select`` was called.
-    tracker: Tracker | None = None
+    tracker: Tracker | None
 
     _base: Any = None
 
     def __init__(self, backend_cls: Callable[..., Any], session: Session) -> None:
         self._backend_cls = backend_cls
         self._session = session
+        self.tracker = None
         self._lock = threading.RLock()
         self._consumers: dict[str, dict[str, Any]] = {}
         self._qos: dict[str, Any] | None = None
@@ -96,8 +97,9 @@ class Replaceable:
         # Of the inner backend, so that no frame stands between.
         self.prepare_message: Callable[..., Any] = inner.prepare_message
         self._guarding = "bearers" not in getattr(inner, "features", ())
-        if not self._guarding:
-            self.message_to_python: Callable[..., Any] = inner.message_to_python
+        self.message_to_python: Callable[[Any], Any] = (
+            self._guarded_message if self._guarding else inner.message_to_python
+        )
         self._inner = inner
 
     def put(self, inner: Any, guard: Guard, generation: int) -> bool:
@@ -317,6 +319,10 @@ class Replaceable:
             self._session.journal.cancelled(
                 self._session.journal.name(subscription["queue"]), consumer_tag
             )
+
+    def _guarded_message(self, raw_message: Any) -> Any:
+        """Return the driver's message as a :class:`BaseMessage` that the guard settles."""
+        raise NotImplementedError
 
     def _cancelled(self, consumer_tag: str) -> None:
         """Hear that the broker ended a subscription."""

@@ -71,11 +71,13 @@ class Backend(SendingBackend):
     #: Settlements that were not sent, since their channel was gone.
     stale_settles: int = 0
 
-    _stopping = False
-    # Messages that our consumers' callbacks have processed.
-    _received = 0
-    # Those of them that the next `consume` has to count.
-    _early = 0
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        self._stopping = False
+        # Messages that our consumers' callbacks have processed.
+        self._received = 0
+        # Those of them that the next `consume` has to count.
+        self._early = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -213,10 +215,11 @@ class Backend(SendingBackend):
     def consume(self, limit: int | None = None) -> Iterator[bool]:
         seen, yielded = self._received - self._early, 0
         self._early = 0
+        drain_events = self.connection.drain_events
         try:
             while not self._stopping:
                 if seen == self._received:
-                    self.connection.drain_events()
+                    drain_events()
                 # Others' messages may have come, or several of ours.
                 while seen < self._received:
                     seen += 1
@@ -286,6 +289,8 @@ class Backend(SendingBackend):
             if self.Message is Message:
                 # Written out: this is called for each message.
                 message = _new(Message)
+                message._state = "RECEIVED"
+                message._decoded = False
                 message.backend = self
                 message.amqp_message = raw_message
                 message.body = raw_message.body

@@ -60,15 +60,35 @@ _SMALL = 1024
 class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     """A channel. Threads may share it."""
 
+    # The base class has a dictionary of the kind that Python looks up slowly:
+    # these are used for each message.
+    __slots__ = (
+        "_driver",
+        "_forgetful",
+        "_joined",
+        "_number",
+        "_outbox",
+        "_prefixes",
+        "_room",
+        "_settled",
+        "_written",
+        "callbacks",
+        "error",
+        "is_open",
+        "life",
+        "tracker",
+    )
+
     #: Whether it may be used; false as soon as either side begins to close it.
     is_open: bool
-
+    #: What to call with each delivery of a consumer, by consumer tag.
+    callbacks: dict[str, Any]
     #: Why the broker closed the channel, until somebody was told.
-    error: ChannelError | None = None
+    error: ChannelError | None
     #: Counts what :meth:`basic_publish` is given an *entry* for.
-    tracker: Any = None
+    tracker: Any
     #: The life of the tracker that this channel is.
-    life: int = 0
+    life: int
 
     def __init__(
         self,
@@ -78,6 +98,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         on_open: Any = None,
     ) -> None:
         super().__init__(connection, channel_id, auto_decode=False, on_open=on_open)
+        self.error = self.tracker = None
+        self.life = 0
         self._prepare_calls(connection)
         self._outbox = connection.outbox
         self._number: int = self.channel_id

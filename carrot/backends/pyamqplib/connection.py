@@ -74,9 +74,9 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
     #: Why the broker takes no messages for now; ``None`` while it does.
     blocked: str | None
     #: The thread that runs a consumer's callback.
-    running: int = 0
+    running: int
 
-    _ended: BrokerConnectionError | None = None
+    _ended: BrokerConnectionError | None
 
     #: Called with the error, once, by the thread that met it, when the
     #: connection is lost.
@@ -103,7 +103,8 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             **kwargs,
         )
         self.timeout = timeout
-        self.blocked = None
+        self.blocked = self._ended = None
+        self.running = 0
         self._prepare_calls(self)
         self._opening = threading.Lock()
         self._ending = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from amqp.basic_message import Message as AMQPMessage
@@ -83,13 +84,15 @@ class Message(BaseMessage):
     """
 
     #: What the driver received; ``None`` for a message made by hand.
-    amqp_message: Any = None
+    amqp_message: Any
 
     def __init__(self, backend: Any, amqp_message: Any = None, **kwargs: Any) -> None:
+        self.amqp_message = amqp_message
+        self._state = "RECEIVED"
+        self._decoded = False
         if amqp_message.__class__ is Delivery:
             # For each message this is done by message_to_python of the backend.
             self.backend = backend
-            self.amqp_message = amqp_message
             self.body = amqp_message.body
             self.content_type = amqp_message.content_type
             self.content_encoding = amqp_message.content_encoding
@@ -105,7 +108,6 @@ class Message(BaseMessage):
 
     def _adopt(self, amqp_message: Any) -> None:
         """Take what another driver received, or what was made to be sent."""
-        self.amqp_message = amqp_message
         self.body = amqp_message.body
         if isinstance(self.body, str):  # decoded by that driver, or of no bytes
             self.body = self.body.encode()
@@ -118,20 +120,26 @@ class Message(BaseMessage):
         ):
             self.delivery_tag = DeliveryTag.of(amqp_message)
 
-    def __getattr__(self, name: str) -> Any:
-        """Work out what few ask for, at the first access."""
-        value: Any
-        if name == "_amqp_message":
-            return self.amqp_message
-        if name == "delivery_info":
-            value = getattr(self.amqp_message, "delivery_info", None) or {}
-        elif name == "headers":
-            value = self.properties.get("headers") or {}
-        elif name == "properties":
-            value = dict(getattr(self.amqp_message, "properties", None) or {})
-            if "application_headers" in value:
-                value["headers"] = value.pop("application_headers")
-        else:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.__dict__[name] = value
-        return value
+    @property
+    def _amqp_message(self) -> Any:
+        return self.amqp_message
+
+    # What few callbacks ask for is worked out at the first access.
+
+    @cached_property
+    def delivery_info(self) -> dict[str, Any]:  # type: ignore[override]
+        """What the broker said of the delivery, see :class:`BaseMessage`."""
+        return getattr(self.amqp_message, "delivery_info", None) or {}
+
+    @cached_property
+    def headers(self) -> dict[str, Any]:  # type: ignore[override]
+        """Application headers."""
+        return self.properties.get("headers") or {}
+
+    @cached_property
+    def properties(self) -> dict[str, Any]:  # type: ignore[override]
+        """All properties of the message under their AMQP names."""
+        properties = dict(getattr(self.amqp_message, "properties", None) or {})
+        if "application_headers" in properties:
+            properties["headers"] = properties.pop("application_headers")
+        return properties

@@ -23,6 +23,8 @@ class Message(BaseMessage):
         :attr:`headers`, :attr:`properties`.
         """
         message = cls.__new__(cls)
+        message._state = "RECEIVED"
+        message._decoded = False
         message.backend = backend
         message.body = delivery.body
         message.delivery_tag = delivery_tag
