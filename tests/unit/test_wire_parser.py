@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -136,15 +137,15 @@ def test_what_the_amqp_package_writes_is_read(what: list[Any], places: list[int]
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Any]:
-    """Return messages, most of which look like the one before."""
+    """Return messages, most of which look like an earlier one."""
     what: list[Any] = []
-    for message in draw(st.lists(contents | confirms, min_size=1, max_size=3)):
+    pool = draw(st.lists(contents | confirms, min_size=1, max_size=3))
+    for message in draw(st.lists(st.sampled_from(pool), min_size=1, max_size=12)):
         (sig, format_, arguments), given_, body = message
-        what.append(message)
         if sig == spec.Basic.Deliver:
-            for tag, body in draw(st.lists(st.tuples(tags, st.binary(max_size=9)), max_size=5)):
-                arguments = (arguments[0], tag, *arguments[2:])
-                what.append(((sig, format_, arguments), given_, body))
+            tag, body = draw(st.tuples(tags, st.binary(max_size=9)))
+            message = (sig, format_, (arguments[0], tag, *arguments[2:])), given_, body
+        what += [message] * draw(st.sampled_from([1, 1, 3]))
     return what
 
 
@@ -192,6 +193,18 @@ def test_alike_on_another_channel_of_the_same_number() -> None:
     del open_[1]
     with pytest.raises(ProtocolError, match="channel 1, which is not open"):
         parser.feed(written(1, alike), [])
+
+
+def test_forgetting_lets_channels_go() -> None:
+    """What deliveries look like is remembered with their channel, until told to forget."""
+    alike = ((spec.Basic.Deliver, "sLbss", ("c", 1, False, "e", "k")), {}, b"x")
+    open_ = channels(1)
+    parser = Parser(open_, FRAME_MAX)
+    parser.feed(written(1, alike) * 4, [])
+    channel = weakref.ref(open_.pop(1))
+    assert channel() is not None
+    parser.forget()
+    assert channel() is None
 
 
 @settings(max_examples=30)

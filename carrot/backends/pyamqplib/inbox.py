@@ -238,6 +238,8 @@ class Inbox:
 
     def withdraw(self, channel: Any, consumer_tag: str | None = None) -> list[Delivery]:
         """Remove a channel's deliveries, or one consumer's, and return them."""
+        if consumer_tag is None:
+            self.parser.forget()  # or it would hold the channel
         withdrawn = []
         for event in list(self.events):
             if (

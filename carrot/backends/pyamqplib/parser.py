@@ -95,16 +95,6 @@ class Kind:
         self.route = route
         self.encoded = encoded
 
-    def is_alike(self, other: Kind) -> bool:
-        """Return whether *other* says the same."""
-        return (
-            self.route == other.route
-            and self.encoded is other.encoded
-            and self.consumer_tag == other.consumer_tag
-            and self.redelivered == other.redelivered
-            and self.channel is other.channel
-        )
-
 
 class Delivery:
     """A message that the broker sent, with the attributes of the ``amqp`` package's."""
@@ -197,6 +187,11 @@ class _Content:
         self.chunks.append(chunk)
 
 
+#: A kind, the number of its channel, the bytes around delivery tag and size,
+#: and what unpacks these and the size of the body frame.
+_Looks = tuple[Kind, int, bytes, bytes, bytes, Struct]
+
+
 class Parser:
     """Turns what is received, cut anywhere, into events.
 
@@ -218,10 +213,10 @@ class Parser:
         self._tags: dict[bytes, str] = {}
         self._routes: dict[bytes, tuple[str, str]] = {}
         self._properties: dict[bytes, Properties] = {}
-        # Of the last delivery.
-        self._kind: Kind | None = None
-        # A kind that came twice, its channel's number, and its looks: see _alike.
-        self._looks: tuple[Kind, int, bytes, bytes, bytes, Struct] | None = None
+        # What deliveries of a kind look like, of those that came twice, and of
+        # the last one of them: see _alike.
+        self._known: dict[tuple[bytes, bytes, bytes], _Looks] = {}
+        self._looks: _Looks | None = None
 
     def feed(self, data: bytes, events: list[Any]) -> None:
         """Parse *data*, appending what is complete to *events*.
@@ -276,32 +271,71 @@ class Parser:
     def _alike(
         self, data: bytes, position: int, total: int, limit: int, events: list[Any]
     ) -> int:
-        """Take messages that differ from the last one in tag, size and body only.
+        """Take messages that differ from earlier ones in tag, size and body only.
 
         :returns: the position after them.
         """
-        assert self._looks is not None
-        kind, number, head, middle, tail, numbers = self._looks
-        if self.channels.get(number) is not kind.channel:
-            return position
-        startswith, unpack, append = data.startswith, numbers.unpack_from, events.append
-        to_body = numbers.size
-        to_middle = len(head) + 8
-        to_tail = to_middle + len(middle) + 8
-        while (
-            startswith(head, position)
-            and startswith(middle, position + to_middle)
-            and startswith(tail, position + to_tail)
-            and position + to_body < total
-        ):
-            tag, length, size = unpack(data, position)
-            body_at = position + to_body
-            end = body_at + length
-            if size != length or not 0 < length <= limit or end >= total or data[end] != 0xCE:
+        startswith, append = data.startswith, events.append
+        looks, switched = self._looks, False
+        while looks is not None:
+            kind, number, head, middle, tail, numbers = looks
+            if self.channels.get(number) is not kind.channel:
                 break
-            append(Delivery(kind, tag, data[body_at:end]))
-            position = end + 1
+            unpack, to_body = numbers.unpack_from, numbers.size
+            to_middle = len(head) + 8
+            to_tail = to_middle + len(middle) + 8
+            begun = position
+            while (
+                startswith(head, position)
+                and startswith(middle, position + to_middle)
+                and startswith(tail, position + to_tail)
+                and position + to_body < total
+            ):
+                tag, length, size = unpack(data, position)
+                body_at = position + to_body
+                end = body_at + length
+                if (
+                    size != length
+                    or not 0 < length <= limit
+                    or end >= total
+                    or data[end] != 0xCE
+                ):
+                    break
+                append(Delivery(kind, tag, data[body_at:end]))
+                position = end + 1
+            if switched and position == begun:
+                break  # it only looks like one, or is not all there
+            looks, switched = self._recalled(data, position, total), True
+            self._looks = looks or self._looks
         return position
+
+    def _recalled(self, data: bytes, position: int, total: int) -> _Looks | None:
+        """Return the looks that a message at *position* has, if such a one came before."""
+        if not data.startswith(_DELIVER, position + 7):
+            return None
+        try:
+            (size,) = _size.unpack_from(data, position + 3)
+            tag_at = position + 12 + data[position + 11]
+            header_at = position + 8 + size
+            (header_size,) = _size.unpack_from(data, header_at + 3)
+        except (struct_error, IndexError):
+            return None
+        if header_size > _SMALL:
+            return None
+        size_at = header_at + 11
+        tail = data[size_at + 8 : header_at + 11 + header_size]
+        return self._known.get((data[position:tag_at], data[tag_at + 8 : size_at], tail))
+
+    def _learn(self, kind: Kind, number: int, head: bytes, middle: bytes, tail: bytes) -> None:
+        """Remember what deliveries of a kind look like."""
+        numbers = Struct(f">{len(head)}xQ{len(middle)}xQ{len(tail)}xI")
+        self._looks = kind, number, head, middle, tail, numbers
+        self._remember(self._known, (head, middle, tail), self._looks)
+
+    def forget(self) -> None:
+        """Forget the looks of deliveries, and with them the channels that they came by."""
+        self._known.clear()
+        self._looks = None
 
     def _deliver(
         self, data: bytes, start: int, end: int, number: int, limit: int, events: list[Any]
@@ -345,20 +379,18 @@ class Parser:
             )
         tag, redelivered = _delivery_tag.unpack_from(data, tag_at)
         key = data[tag_at + 9 : end]
-        route = self._routes.get(key) or self._remember(self._routes, key, _route(key))
-        key = data[at + 19 : header_end]
-        encoded = self._properties.get(key) or self._encoded(key)
+        route = self._routes.get(key)
+        properties = data[at + 19 : header_end]
+        encoded = self._properties.get(properties)
+        new = route is None or encoded is None
+        if route is None:
+            route = self._remember(self._routes, key, _route(key))
+        if encoded is None:
+            encoded = self._encoded(properties)
         kind = Kind(self._channel(number), consumer_tag, redelivered, route, encoded)
-        if self._kind is None or not kind.is_alike(self._kind):
-            self._kind = kind
-        elif length:
-            kind = self._kind
-            # The third one can be told by its looks.
-            head = data[start - 7 : tag_at]
-            middle = data[tag_at + 8 : at + 11]
-            tail = data[at + 19 : body_at - 4]
-            numbers = Struct(f">{len(head)}xQ{len(middle)}xQ{len(tail)}xI")
-            self._looks = kind, number, head, middle, tail, numbers
+        if length and not new:
+            head, middle = data[start - 7 : tag_at], data[tag_at + 8 : at + 11]
+            self._learn(kind, number, head, middle, data[at + 19 : body_at - 4])
         events.append(Delivery(kind, tag, data[body_at:body_end]))
         return body_end + 1
 
@@ -379,7 +411,7 @@ class Parser:
         return encoded
 
     @staticmethod
-    def _remember(cache: dict[bytes, Any], key: bytes, value: Any) -> Any:
+    def _remember(cache: dict[Any, Any], key: Any, value: Any) -> Any:
         if len(cache) >= _CACHED:
             cache.clear()
         cache[key] = value

@@ -196,7 +196,14 @@ class TLSTransport(Transport):
             return sent
 
     def send_pieces(self, pieces: list[Any]) -> int:
-        return self.send(b"".join(pieces))
+        # OpenSSL takes a record at a time.
+        data, sent = memoryview(b"".join(pieces)), 0
+        with contextlib.suppress(*self.full):
+            while sent < len(data):
+                sent += self.send(data[sent:])
+        if not sent:
+            raise ssl_module.SSLWantWriteError
+        return sent
 
     def receive(self) -> bytes | None:
         # A record holds 16 KiB at most; empty OpenSSL's buffer, which no

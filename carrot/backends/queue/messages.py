@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from carrot.backends.base import BaseMessage
@@ -34,25 +35,34 @@ class Message(BaseMessage):
         message._delivery = delivery
         return message
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("delivery_info", "headers", "properties"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    # Copies, since all who got the message share what the broker has.
+
+    @cached_property
+    def properties(self) -> dict[str, Any]:  # type: ignore[override]
+        """All properties of the message under their AMQP names."""
+        properties = dict(self._delivery.properties)
+        if "headers" in properties:
+            properties["headers"] = dict(properties["headers"] or {})
+        return properties
+
+    @cached_property
+    def headers(self) -> dict[str, Any]:  # type: ignore[override]
+        """Application headers."""
+        headers: dict[str, Any] = self.properties.get("headers", {})
+        return headers
+
+    @cached_property
+    def delivery_info(self) -> dict[str, Any]:  # type: ignore[override]
+        """What the broker said of the delivery, see :class:`BaseMessage`."""
         delivery = self._delivery
-        # Copies, since all who got the message share what the broker has.
-        self.properties = dict(delivery.properties)
-        self.headers = dict(self.properties.get("headers") or {})
-        if "headers" in self.properties:
-            self.properties["headers"] = self.headers
-        self.delivery_info = {
+        info = {
             "exchange": delivery.exchange,
             "routing_key": delivery.routing_key,
             "redelivered": delivery.redelivered,
         }
         if delivery.message_count is None:
-            self.delivery_info["consumer_tag"] = delivery.consumer_tag
-        else:
-            self.delivery_info["message_count"] = delivery.message_count
-        return self.__dict__[name]
+            return {**info, "consumer_tag": delivery.consumer_tag}
+        return {**info, "message_count": delivery.message_count}
 
 
 class Prepared:
