@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carrot.backends.pyamqplib.parser import (
-    CONFIRM,
-    FETCHED,
-    METHOD,
-    RETURNED,
-    Delivery,
-    Parser,
-)
+from carrot.backends.pyamqplib.delivery import Delivery
+from carrot.backends.pyamqplib.parser import CONFIRM, FETCHED, METHOD, RETURNED, Parser
 from carrot.backends.pyamqplib.wire import HEARTBEAT, ProtocolError
 from carrot.exceptions import ConnectionLost, DecodeError
 

@@ -17,14 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrot.backends.pyamqplib import parser as parser_module
-from carrot.backends.pyamqplib.parser import (
-    CONFIRM,
-    FETCHED,
-    METHOD,
-    RETURNED,
-    Delivery,
-    Parser,
-)
+from carrot.backends.pyamqplib.delivery import Delivery
+from carrot.backends.pyamqplib.parser import CONFIRM, FETCHED, METHOD, RETURNED, Parser
 from carrot.backends.pyamqplib.wire import HEARTBEAT, ProtocolError, method_frame
 from tests.unit.test_wire_frames import split
 from tests.unit.test_wire_tables import properties
@@ -198,7 +192,7 @@ def test_alike_on_another_channel_of_the_same_number() -> None:
 def test_forgetting_lets_channels_go() -> None:
     """What deliveries look like is remembered with their channel, until told to forget."""
     alike = ((spec.Basic.Deliver, "sLbss", ("c", 1, False, "e", "k")), {}, b"x")
-    open_ = channels(1)
+    open_: dict[int, Any] = {1: Parser({})}  # anything
     parser = Parser(open_, FRAME_MAX)
     parser.feed(written(1, alike) * 4, [])
     channel = weakref.ref(open_.pop(1))

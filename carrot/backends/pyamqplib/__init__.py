@@ -18,8 +18,8 @@ from carrot.backends.base import BaseMessage, QueueAlreadyExistsWarning
 from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
+from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.backends.pyamqplib.message import DeliveryTag, Message
-from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.sending import SendingBackend
 from carrot.exceptions import (
     ChannelError,

@@ -16,8 +16,8 @@ from amqp import spec
 from amqp.exceptions import ChannelError as AMQPChannelError
 from amqp.protocol import queue_declare_ok_t
 
+from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.backends.pyamqplib.message import Outgoing, as_bytes
-from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tables import encode_properties
 from carrot.backends.pyamqplib.wire import (

@@ -19,10 +19,10 @@ from amqp.exceptions import METHOD_NAME_MAP, AMQPError
 
 from carrot.backends.pyamqplib import keeper
 from carrot.backends.pyamqplib.channel import Channel
+from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.backends.pyamqplib.errors import connect_failed, lost, reason
 from carrot.backends.pyamqplib.inbox import Inbox
 from carrot.backends.pyamqplib.outbox import Outbox, frame_writer
-from carrot.backends.pyamqplib.parser import Delivery
 from carrot.backends.pyamqplib.rpc import Caller, within
 from carrot.backends.pyamqplib.tls import TLS
 from carrot.backends.pyamqplib.transport import TLSTransport, Transport

@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
+from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.backends.pyamqplib.errors import lost
 from carrot.backends.pyamqplib.outbox import Outbox
-from carrot.backends.pyamqplib.parser import CONFIRM, FETCHED, METHOD, Delivery, Parser
+from carrot.backends.pyamqplib.parser import CONFIRM, FETCHED, METHOD, Parser
 from carrot.backends.pyamqplib.rpc import Reply
 from carrot.backends.pyamqplib.turns import Turns
 from carrot.backends.pyamqplib.wire import ProtocolError

@@ -8,7 +8,7 @@ from typing import Any
 from amqp.basic_message import Message as AMQPMessage
 
 from carrot.backends.base import BaseMessage
-from carrot.backends.pyamqplib.parser import Delivery
+from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.exceptions import EncodeError
 
 __all__ = ["DeliveryTag", "Message", "Outgoing", "as_bytes"]
