@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any
 
-__all__ = ["gen_unique_id", "partition", "rpartition", "shown", "time_left", "time_limit"]
+__all__ = [
+    "gen_unique_id",
+    "lazy",
+    "partition",
+    "rpartition",
+    "shown",
+    "time_left",
+    "time_limit",
+]
 
 
 def gen_unique_id() -> str:
@@ -25,6 +34,24 @@ def shown(value: object, most: int = 60) -> str:
         return repr(value)[:most]
     except Exception:  # of whoever wrote it; or nested too deeply
         return f"<{type(value).__name__}>"[:most]
+
+
+class lazy:
+    """Attribute that a method works out at the first access; may be set.
+
+    What ``functools.cached_property`` is since Python 3.12; before, it took a
+    lock that all objects share, and the child of a fork waited for it for ever.
+    """
+
+    def __init__(self, method: Callable[[Any], Any]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._method.__name__] = self._method(instance)
+        return value
 
 
 def partition(text: str, separator: str) -> tuple[str, str, str]:

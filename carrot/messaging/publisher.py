@@ -302,8 +302,10 @@ class Publisher:
         if self.exchange_type == "headers" and isinstance(routing_key, Mapping):
             headers = {**routing_key, **(headers or {})}
             routing_key = ""
-        names.shortstr(routing_key, "routing_key")
-        names.shortstr(exchange, "exchange")
+        elif routing_key.__class__ is not str or len(routing_key) > 63:
+            names.shortstr(routing_key, "routing_key")
+        if exchange != self.exchange:
+            names.shortstr(exchange, "exchange")
         return exchange, routing_key, headers
 
     def flush(self, timeout: float | None = None) -> None:

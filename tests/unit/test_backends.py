@@ -18,6 +18,7 @@ from carrot.exceptions import (
     MessageStateError,
     NotSupported,
 )
+from carrot.utils import lazy
 
 # -- names
 
@@ -188,3 +189,22 @@ def test_states_of_messages() -> None:
 def test_configuration_errors_are_value_errors() -> None:
     """A backend that cannot be found is a configuration error."""
     assert issubclass(BackendNotFound, ConfigurationError)
+
+
+def test_what_is_lazy_is_worked_out_once_and_may_be_set() -> None:
+    """Until something asks or sets it, nothing is done."""
+    calls: list[str] = []
+
+    class Thing:
+        @lazy
+        def costly(self) -> int:
+            """What it is."""
+            calls.append("costly")
+            return 1
+
+    thing, other = Thing(), Thing()
+    assert calls == []
+    assert (thing.costly, thing.costly, calls) == (1, 1, ["costly"])
+    other.costly = 2
+    assert (other.costly, calls) == (2, ["costly"])
+    assert Thing.costly.__doc__ == "What it is."

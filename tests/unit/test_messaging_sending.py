@@ -45,6 +45,15 @@ def test_prepare_message_is_called_as_of_old() -> None:
     }
 
 
+def test_a_routing_key_that_was_no_text_can_be_sent_on() -> None:
+    """One that was received, with bytes that are no UTF-8, goes back as it came."""
+    publisher = Publisher(RecordingConnection(), exchange="x", auto_declare=False)
+    for options in ({}, {"headers": {"a": 1}}, {"exchange": "other"}):
+        publisher.send("x", "caf\udce9", **options)
+    sent = publisher.backend.called("publish")
+    assert [kwargs["routing_key"] for _, _, kwargs in sent] == ["caf\udce9"] * 3
+
+
 def test_properties_go_to_backends_that_know_them() -> None:
     """New keywords of ``send`` are properties, for backends that announce them."""
     publisher = Publisher(RecordingConnection(ConfirmingBackend))

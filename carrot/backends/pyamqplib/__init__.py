@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import amqp.channel
 
 from carrot.backends.base import BaseMessage, QueueAlreadyExistsWarning
-from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import DEFAULT_PORT, close_quietly
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.delivery import Delivery
@@ -43,7 +42,7 @@ AMQPChannelException = ChannelError
 
 logger = logging.getLogger("carrot.backends.pyamqplib")
 
-_new = Message.__new__
+_new = object.__new__
 
 
 class Backend(SendingBackend):
@@ -68,6 +67,10 @@ class Backend(SendingBackend):
     )
     Message = Message
 
+    #: Whether messages may acknowledge themselves, by the channel that bore
+    #: them, since :meth:`ack` does nothing else.
+    acks_directly: ClassVar[bool] = True
+
     #: Settlements that were not sent, since their channel was gone.
     stale_settles: int = 0
 
@@ -83,6 +86,7 @@ class Backend(SendingBackend):
         super().__init_subclass__(**kwargs)
         if "establish_connection" in cls.__dict__ and "features" not in cls.__dict__:
             cls.features = cls.features - {"confirms", "stop", "bearers"}
+        cls.acks_directly = cls.ack is Backend.ack and "bearers" in cls.features
 
     # -- topology
 
@@ -244,10 +248,6 @@ class Backend(SendingBackend):
         return self._call("basic_cancel", consumer_tag=consumer_tag)
 
     def ack(self, delivery_tag: Any) -> None:
-        if delivery_tag.__class__ is int:  # the common case, written out
-            channel = self._first
-            if channel.__class__ is Channel and channel.basic_ack(delivery_tag):
-                return
         self._settle("basic_ack", delivery_tag)
 
     def reject(self, delivery_tag: Any) -> None:
@@ -261,7 +261,7 @@ class Backend(SendingBackend):
         if delivery_tag.__class__ is DeliveryTag:
             channel = delivery_tag.channel
         elif isinstance(delivery_tag, int):
-            channel = self._first
+            channel = self._channel
         else:
             return  # of a message made by hand
         if channel is not None and getattr(channel, "is_open", True):
@@ -287,20 +287,16 @@ class Backend(SendingBackend):
             if kind.redelivered:
                 self._count("redelivered")
             if self.Message is Message:
-                # Written out: this is called for each message.
+                # Message(self, raw_message), written out: this is done for each.
                 message = _new(Message)
                 message._state = "RECEIVED"
                 message._decoded = False
+                message._tag = None
                 message.backend = self
                 message.amqp_message = raw_message
                 message.body = raw_message.body
                 message.content_type = kind.encoded.content_type
                 message.content_encoding = kind.encoded.content_encoding
-                message.delivery_tag = (
-                    raw_message.delivery_tag
-                    if kind.channel is self._first
-                    else DeliveryTag.of(raw_message)
-                )
                 return message
         elif isinstance(raw_message, BaseMessage):
             return raw_message

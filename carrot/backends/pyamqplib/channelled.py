@@ -37,8 +37,6 @@ class ChannelledBackend(BaseBackend):
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
         self._channel: Any = None
-        # The first one that was opened, by which plain delivery tags count.
-        self._first: Any = None
         # Whether it is one of our driver, or of another with its shape.
         self._ours = False
         self._opening = threading.RLock()
@@ -82,8 +80,6 @@ class ChannelledBackend(BaseBackend):
                     channel.error = None
                     raise error
             self._channel = self._open()
-            if self._first is None:
-                self._first = self._channel
             return self._channel
 
     def _open(self) -> Any:

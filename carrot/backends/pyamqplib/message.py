@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 from amqp.basic_message import Message as AMQPMessage
@@ -10,6 +9,7 @@ from amqp.basic_message import Message as AMQPMessage
 from carrot.backends.base import BaseMessage
 from carrot.backends.pyamqplib.delivery import Delivery
 from carrot.exceptions import EncodeError
+from carrot.utils import lazy
 
 __all__ = ["DeliveryTag", "Message", "Outgoing", "as_bytes"]
 
@@ -57,10 +57,7 @@ def as_bytes(body: Any) -> bytes:
 
 
 class DeliveryTag(int):
-    """The number of a delivery, which knows the channel where it counts.
-
-    Deliveries by the first channel of a backend have plain numbers.
-    """
+    """The number of a delivery, which knows the channel where it counts."""
 
     channel: Any
 
@@ -85,26 +82,27 @@ class Message(BaseMessage):
 
     #: What the driver received; ``None`` for a message made by hand.
     amqp_message: Any
+    # The delivery tag, unless it is that of the delivery.
+    _tag: Any
 
     def __init__(self, backend: Any, amqp_message: Any = None, **kwargs: Any) -> None:
-        self.amqp_message = amqp_message
+        # Written out in message_to_python of the backend, for each message.
         self._state = "RECEIVED"
         self._decoded = False
+        self._tag = None
+        self.backend = backend
+        self.amqp_message = amqp_message
         if amqp_message.__class__ is Delivery:
-            # For each message this is done by message_to_python of the backend.
-            self.backend = backend
             self.body = amqp_message.body
             self.content_type = amqp_message.content_type
             self.content_encoding = amqp_message.content_encoding
-            self.delivery_tag = DeliveryTag.of(amqp_message)
         elif amqp_message is None:
             super().__init__(backend, **kwargs)
             return
         else:
-            self.backend = backend
             self._adopt(amqp_message)
-        if kwargs:
-            self.__dict__.update(kwargs)
+        for name, value in kwargs.items():
+            setattr(self, name, value)
 
     def _adopt(self, amqp_message: Any) -> None:
         """Take what another driver received, or what was made to be sent."""
@@ -121,23 +119,52 @@ class Message(BaseMessage):
             self.delivery_tag = DeliveryTag.of(amqp_message)
 
     @property
-    def _amqp_message(self) -> Any:
-        return self.amqp_message
+    def delivery_tag(self) -> Any:
+        """Number that the channel gave the delivery; ``None`` for one made by hand."""
+        if self._tag is None and self.amqp_message.__class__ is Delivery:
+            return DeliveryTag.of(self.amqp_message)
+        return self._tag
+
+    @delivery_tag.setter
+    def delivery_tag(self, delivery_tag: Any) -> None:
+        self._tag = delivery_tag
+
+    def ack(self) -> None:
+        """Acknowledge: the message was processed, the broker may forget it.
+
+        :raises MessageStateError: the message is settled already.
+        """
+        delivery = self.amqp_message
+        if (
+            delivery.__class__ is Delivery
+            and self._tag is None
+            and self._state == "RECEIVED"
+            # What backend.ack(self.delivery_tag) does, without a tag.
+            and self.backend.acks_directly is True
+            and delivery.kind.channel.basic_ack(delivery.delivery_tag) is not False
+        ):
+            self._state = "ACK"
+        else:
+            super().ack()
 
     # What few callbacks ask for is worked out at the first access.
 
-    @cached_property
-    def delivery_info(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def _amqp_message(self) -> Any:
+        return self.amqp_message
+
+    @lazy
+    def delivery_info(self) -> dict[str, Any]:
         """What the broker said of the delivery, see :class:`BaseMessage`."""
         return getattr(self.amqp_message, "delivery_info", None) or {}
 
-    @cached_property
-    def headers(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def headers(self) -> dict[str, Any]:
         """Application headers."""
         return self.properties.get("headers") or {}
 
-    @cached_property
-    def properties(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def properties(self) -> dict[str, Any]:
         """All properties of the message under their AMQP names."""
         properties = dict(getattr(self.amqp_message, "properties", None) or {})
         if "application_headers" in properties:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 from carrot.backends.base import BaseMessage
 from carrot.broker import Delivery
+from carrot.utils import lazy
 
 __all__ = ["Message", "Prepared"]
 
@@ -37,22 +37,22 @@ class Message(BaseMessage):
 
     # Copies, since all who got the message share what the broker has.
 
-    @cached_property
-    def properties(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def properties(self) -> dict[str, Any]:
         """All properties of the message under their AMQP names."""
         properties = dict(self._delivery.properties)
         if "headers" in properties:
             properties["headers"] = dict(properties["headers"] or {})
         return properties
 
-    @cached_property
-    def headers(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def headers(self) -> dict[str, Any]:
         """Application headers."""
         headers: dict[str, Any] = self.properties.get("headers", {})
         return headers
 
-    @cached_property
-    def delivery_info(self) -> dict[str, Any]:  # type: ignore[override]
+    @lazy
+    def delivery_info(self) -> dict[str, Any]:
         """What the broker said of the delivery, see :class:`BaseMessage`."""
         delivery = self._delivery
         info = {
