@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
@@ -120,12 +121,6 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             state = "blocked"
         return f"<{type(self).__name__} to {self.host}/{self.virtual_host} {state}>"
 
-    def __del__(self) -> None:
-        transport = getattr(self, "_transport", None)
-        if transport is not None and self._ended is None:
-            transport.sever()
-            self.inbox.close()
-
     # -- opening
 
     def Transport(self, host: str, connect_timeout: float, ssl: TLS | None, **_: Any) -> Any:
@@ -147,6 +142,9 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
             transport.connect()
             self.outbox.connect(transport)
             self.inbox.connect(transport)
+            # Before the sockets find out by themselves, and warn.
+            for release in (transport.sever, *(waker.close for waker in self.inbox.wakers)):
+                weakref.finalize(self, release).atexit = False
             self._on_inbound_frame = self.frame_handler_cls(self, self.on_inbound_method)
             self._frame_writer = self.frame_writer_cls(self, transport)
             while not self._handshake_complete:

@@ -64,7 +64,7 @@ class Inbox:
     def connect(self, transport: Any) -> None:
         """Read from this link from now on."""
         self._transport = transport
-        self._waker, self._woken = socket.socketpair()
+        self._waker, self._woken = self.wakers = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         self._link = transport.sock.fileno()
