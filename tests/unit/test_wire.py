@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from threading import get_ident
 from types import SimpleNamespace
@@ -279,6 +278,16 @@ def settled(frames: bytes, delivered: int) -> dict[int, str]:
     return fates
 
 
+def amid_callbacks() -> tuple[Any, Any]:
+    """Return a channel, as in a callback while another delivery waits, and its link."""
+    channel, link = opened()
+    driver = channel.connection
+    driver.running = get_ident()
+    driver.inbox.events.append("another delivery that waits")
+    driver.outbox.attended = True  # by nobody
+    return channel, link
+
+
 @settings(max_examples=100)
 @given(
     # In any order, or in order but for some that come late.
@@ -293,13 +302,9 @@ def test_joined_settlements_settle_the_same(
     order: list[int], ways: list[str], flushed: set[int]
 ) -> None:
     """Acks that are joined in a pass settle just what they would have settled one by one."""
-    channel, link = opened()
-    driver = channel.connection
-    driver.running = get_ident()
-    driver.inbox.events.append("another delivery that waits")
-    expected = {}
+    channel, link = amid_callbacks()
+    expected: dict[int, str] = {}
     for index, (tag, way) in enumerate(zip(order, ways, strict=False)):
-        driver.outbox.cleared_at = math.inf  # a moment ago, whatever the machine does
         settle, expected[tag] = WAYS[way]
         assert settle(channel, tag)
         if index in flushed:
@@ -311,11 +316,7 @@ def test_joined_settlements_settle_the_same(
 
 def test_acks_of_a_pass_are_one_frame() -> None:
     """Acks in order, of callbacks that follow each other, are one frame and one write."""
-    channel, link = opened()
-    driver = channel.connection
-    driver.running = get_ident()
-    driver.inbox.events.append("another delivery that waits")
-    driver.outbox.attended = True  # by nobody
+    channel, link = amid_callbacks()
     for tag in range(1, 31):
         channel.basic_ack(tag)
     assert link.writes == 0
@@ -342,11 +343,7 @@ class Meanwhile(int):
 
 def test_settling_twice_at_once_settles_nothing_else() -> None:
     """If two threads settle one message at the same moment, the next one is left alone."""
-    channel, link = opened()
-    driver = channel.connection
-    driver.running = get_ident()
-    driver.inbox.events.append("another delivery that waits")
-    driver.outbox.attended = True  # by nobody
+    channel, link = amid_callbacks()
     channel.basic_ack(Meanwhile(1, lambda tag: channel.basic_reject(tag, requeue=True)))
     channel.flush()
     assert settled(link.data, 1) == {1: "requeued"}

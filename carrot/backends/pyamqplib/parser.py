@@ -179,11 +179,12 @@ class Parser:
                 position = end + 1
             if switched and position == begun:
                 break  # it only looks like one, or is not all there
-            looks, switched = self._recalled(data, position, total), True
-            self._looks = looks or self._looks
+            looks, switched = self._recalled(data, position), True
+            if looks is not None:
+                self._looks = looks
         return position
 
-    def _recalled(self, data: bytes, position: int, total: int) -> _Looks | None:
+    def _recalled(self, data: bytes, position: int) -> _Looks | None:
         """Return the looks that a message at *position* has, if such a one came before."""
         if not data.startswith(_DELIVER, position + 7):
             return None
