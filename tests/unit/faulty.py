@@ -7,6 +7,7 @@ so that the same script meets the same fault at the same place each time.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -28,6 +29,8 @@ __all__ = ["Driver", "FaultyBackend", "World"]
 
 class World:
     """A broker, the network to it, and what is to go wrong."""
+
+    connections: ClassVar[weakref.WeakSet[BrokerConnection]] = weakref.WeakSet()
 
     def __init__(self, *cuts: int, late: bool = False) -> None:
         self.broker = Broker()
@@ -64,7 +67,14 @@ class World:
         connection = BrokerConnection("host", backend_cls=self.backend_cls, **options)
         session = recovery.Session(connection, pause=self.pauses.append, jitter=lambda: 1.0)
         connection.__dict__["_live_session"] = session
+        self.connections.add(connection)
         return connection
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close every connection of every world."""
+        while cls.connections:
+            cls.connections.pop().close()
 
     def step(self, name: str, driver: Driver) -> Step:
         """Return the context of an operation."""
