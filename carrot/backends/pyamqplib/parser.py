@@ -31,6 +31,9 @@ _WITH_CONTENT = frozenset([_DELIVER, _RETURN, _GET_OK])
 #: Entries that each cache of a parser may hold before it begins anew.
 _CACHED = 1024
 
+#: Bytes of a body's part that are not copied before the body is complete.
+_LARGE = 64 * 1024
+
 #: Bytes of properties that are kept for messages with the same ones.
 _SMALL = 1024
 
@@ -306,7 +309,9 @@ class Parser:
             )
         else:
             if kind == 3:
-                content.add(data[start:end])
+                # A view keeps all of *data* alive: not for a small part of it.
+                large = end - start >= _LARGE
+                content.add(memoryview(data)[start:end] if large else data[start:end])
             else:
                 if end - start < 14 or data[start : start + 2] != b"\x00\x3c":
                     raise ProtocolError("a content header that is none of class basic")
