@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from carrot.confirms.failures import publish_error
-from carrot.confirms.unconfirmed import Unconfirmed
+from carrot.confirms.unconfirmed import Arguments, Unconfirmed
 from carrot.exceptions import ChannelError, PublishNacked, Unroutable
 
 __all__ = ["Tracker"]
@@ -56,7 +56,9 @@ class Tracker:
         self._lock = threading.Lock()
         # In flight, oldest first, with gaps (settled entries) but the oldest
         # never a gap: the entry with sequence number n is at n - _first.
-        self._entries: deque[Unconfirmed] = deque()
+        # Either records, one and all, or their arguments, and then the last
+        # ones published: only what is to be told apart needs records.
+        self._entries: deque[Any] = deque()
         self._first = 1
         self._in_flight = 0
         self._bytes = 0
@@ -91,12 +93,16 @@ class Tracker:
     def oldest(self) -> int | None:
         """The ``number`` of the oldest outstanding message; ``None`` without any."""
         with self._lock:
-            heads = [entries[0].number for entries in (self._entries, self._owed) if entries]
+            if self._is_bare and not self._owed:
+                return self.published - len(self._entries) + 1
+            self._record()
+            heads = [each[0].number for each in (self._entries, self._owed) if each]
             return min(heads, default=None)
 
     def unconfirmed(self) -> list[Unconfirmed]:
         """Return what is outstanding, in the order of sending."""
         with self._lock:
+            self._record()
             held = [e for e in (*self._entries, *self._owed) if not e.settled]
         return sorted(held, key=_number)
 
@@ -133,6 +139,7 @@ class Tracker:
         :returns: what has to be sent again, in the order of sending.
         """
         with self._lock:
+            self._record()
             unsettled = [entry for entry in self._entries if not entry.settled]
             for entry in unsettled:
                 entry.error = None  # returned, but by a channel that is gone
@@ -149,9 +156,11 @@ class Tracker:
 
     # -- the publisher's side
 
-    def add(self, entry: Unconfirmed, life: int | None = None) -> int:
+    def add(self, entry: Unconfirmed | Arguments, life: int | None = None) -> int:
         """Enter a message that is about to be written.
 
+        :param entry: or the arguments that make one, of which the last is the
+            size: it is made only if something happens to the message.
         :param life: what :meth:`begin` returned to the channel.
         :returns: its sequence number on the channel, from 1.
         :raises ChannelError: the channel's life is over; nothing was entered.
@@ -164,16 +173,45 @@ class Tracker:
             if self._failures and len(self._failures) >= self.window:
                 failures, self._failures = self._failures, []
                 raise publish_error(failures)
-            if self._owed and self._owed[0].message is entry.message:
-                entry = self._owed.popleft()
+            entries = self._entries
+            if (
+                entry.__class__ is tuple
+                and not self._owed
+                and (not entries or entries[0].__class__ is tuple)
+            ):
+                self.published += 1
+                size = entry[5]
             else:
-                self.published = entry.number = self.published + 1
+                entry = self._recorded(entry)
+                size = entry.size
             self._entries.append(entry)
             self._in_flight = in_flight = self._in_flight + 1
-            self._bytes = size = self._bytes + entry.size
+            self._bytes = size = self._bytes + size
             if in_flight >= self.window or size >= self.max_bytes:
                 self.full = True
             return self._first + len(self._entries) - 1
+
+    def _recorded(self, entry: Unconfirmed | Arguments) -> Unconfirmed:
+        """Return the record of a message to be added; that which is owed, if one is."""
+        self._record()
+        if not isinstance(entry, Unconfirmed):
+            entry = Unconfirmed(*entry)
+        if self._owed and self._owed[0].message is entry.message:
+            return self._owed.popleft()
+        self.published = entry.number = self.published + 1
+        return entry
+
+    @property
+    def _is_bare(self) -> bool:
+        return bool(self._entries) and self._entries[0].__class__ is tuple
+
+    def _record(self) -> None:
+        """Make records of what is in flight; of what is added, too, until nothing is."""
+        if self._is_bare:
+            records = deque(Unconfirmed(*arguments) for arguments in self._entries)
+            for number, entry in enumerate(records, self.published - len(records) + 1):
+                entry.number = number
+            self._entries = records
 
     @property
     def idle(self) -> bool:
@@ -199,6 +237,7 @@ class Tracker:
             is sent several times over.
         """
         with self._lock:
+            self._record()
             return any(
                 entry.message is message and entry.number > since and not entry.settled
                 for entries in (self._entries, self._owed)
@@ -211,6 +250,9 @@ class Tracker:
         """Note that the broker has taken message *tag* (*multiple*: and all before)."""
         with self._lock:
             if life is not None and life != self.life:
+                return
+            if self._is_bare and (count := self._take_oldest(tag, multiple)):
+                self.confirmed += count
                 return
             taken = self._take(tag, multiple)
             self.confirmed += len(taken)
@@ -248,6 +290,7 @@ class Tracker:
         with self._lock:
             if life is not None and life != self.life:
                 return
+            self._record()
             for entry in self._entries:
                 if (
                     entry.mandatory
@@ -265,6 +308,7 @@ class Tracker:
     def fail(self, entry: Unconfirmed, error: Exception) -> None:
         """Give up on an entry: it is a failure with *error*, unless settled before."""
         with self._lock:
+            self._record()
             self._fail([entry], error)
 
     def fail_all(self, error: Exception, upto: int | None = None) -> None:
@@ -273,6 +317,7 @@ class Tracker:
         :param upto: only on messages whose ``number`` is no greater.
         """
         with self._lock:
+            self._record()
             entries = [*self._entries, *self._owed]
             self._fail([e for e in entries if upto is None or e.number <= upto], error)
 
@@ -282,6 +327,7 @@ class Tracker:
         :param since: as of :meth:`holds`.
         """
         with self._lock:
+            self._record()
             for entry in [*self._entries, *self._owed]:
                 if entry.message is message and entry.number > since:
                     self._drop(entry)
@@ -320,8 +366,28 @@ class Tracker:
         else:
             entry.settled = True
 
+    def _take_oldest(self, tag: int, multiple: bool) -> int:
+        """Settle messages of which there is no record.
+
+        :returns: how many; 0 if they are not the oldest ones.
+        """
+        entries = self._entries
+        last = len(entries) if multiple and not tag else tag - self._first + 1
+        if last < 1 or (last > 1 and not multiple):
+            return 0
+        count = min(last, len(entries))
+        size = 0
+        for _ in range(count):
+            size += entries.popleft()[5]
+        self._first += count
+        self._in_flight -= count
+        self._bytes -= size
+        self._trim()
+        return count
+
     def _take(self, tag: int, multiple: bool) -> list[Unconfirmed]:
         """Settle what a confirm is about; nothing for a number that is not in flight."""
+        self._record()
         entries = self._entries
         index = tag - self._first
         if multiple and not tag:  # all so far (AMQP 0-9-1, basic.ack, delivery-tag)
@@ -350,8 +416,9 @@ class Tracker:
         self._bytes -= entry.size
 
     def _trim(self) -> None:
-        while self._entries and self._entries[0].settled:
-            self._entries.popleft()
+        entries = self._entries
+        while entries and entries[0].__class__ is not tuple and entries[0].settled:
+            entries.popleft()
             self._first += 1
         self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
 

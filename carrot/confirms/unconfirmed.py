@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Unconfirmed"]
+__all__ = ["Arguments", "Unconfirmed"]
+
+#: What :class:`Unconfirmed` is made of, all of it, in order.
+Arguments = tuple[
+    Any, "str | None", "str | None", "bool | None", "Mapping[str, Any] | None", int
+]
 
 
 class Unconfirmed:

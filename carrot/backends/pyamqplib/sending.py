@@ -11,7 +11,6 @@ from carrot.backends.pyamqplib.channelled import ChannelledBackend
 from carrot.backends.pyamqplib.message import Outgoing, as_bytes
 from carrot.backends.pyamqplib.rpc import within
 from carrot.backends.pyamqplib.tables import encode_properties
-from carrot.confirms import Unconfirmed
 from carrot.exceptions import ConfirmTimeout, ConnectionBlocked, DrainTimeout, NotSupported
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class SendingBackend(ChannelledBackend):
                     # A copy of its own: orjson leaves short bytes in a buffer of
                     # 4 KiB, all of which the window would hold.
                     message.body = b"".join((message.body, b""))
-                entry = Unconfirmed(message, exchange, routing_key, mandatory, headers, size)
+                entry = message, exchange, routing_key, mandatory, headers, size
                 channel.basic_publish(message, exchange, routing_key, mandatory, entry=entry)
         except Exception as exc:
             raise self._translated(exc) from exc.__cause__
