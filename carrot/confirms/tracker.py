@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from carrot.confirms.failures import publish_error
-from carrot.confirms.unconfirmed import Arguments, Unconfirmed
+from carrot.confirms.unconfirmed import Unconfirmed
 from carrot.exceptions import ChannelError, PublishNacked, Unroutable
 
 __all__ = ["Tracker"]
@@ -156,7 +156,7 @@ class Tracker:
 
     # -- the publisher's side
 
-    def add(self, entry: Unconfirmed | Arguments, life: int | None = None) -> int:
+    def add(self, entry: Unconfirmed | tuple[Any, ...], life: int | None = None) -> int:
         """Enter a message that is about to be written.
 
         :param entry: or the arguments that make one, of which the last is the
@@ -191,7 +191,7 @@ class Tracker:
                 self.full = True
             return self._first + len(self._entries) - 1
 
-    def _recorded(self, entry: Unconfirmed | Arguments) -> Unconfirmed:
+    def _recorded(self, entry: Unconfirmed | tuple[Any, ...]) -> Unconfirmed:
         """Return the record of a message to be added; that which is owed, if one is."""
         self._record()
         if not isinstance(entry, Unconfirmed):

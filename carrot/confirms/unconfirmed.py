@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Arguments", "Unconfirmed"]
-
-#: What :class:`Unconfirmed` is made of, all of it, in order.
-Arguments = tuple[
-    Any, "str | None", "str | None", "bool | None", "Mapping[str, Any] | None", int
-]
+__all__ = ["Unconfirmed"]
 
 
 class Unconfirmed:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.faulty import World
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +16,8 @@ def nothing_recovers_on() -> Iterator[None]:
     """Close what a test left recovering: it would log and compute into the next tests."""
     yield
     World.close_all()
-    for thread in threading.enumerate():
-        if thread.name == "carrot-recovery":
-            thread.join(10)
-            assert not thread.is_alive(), "a test left a recovery that does not end"
+    wait_until(nothing_recovers, what="the end of the recoveries that a test left")
+
+
+def nothing_recovers() -> bool:
+    return all(thread.name != "carrot-recovery" for thread in threading.enumerate())
