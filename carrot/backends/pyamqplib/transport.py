@@ -30,7 +30,7 @@ _LITTLE = 64 * 1024
 _MUCH = 1024 * 1024
 #: Bytes of a block that is taken and freed, once, before much is received: glibc
 #: then keeps about twice as many freed bytes for the next message. It would give
-#: the pages back and fault them in anew, which can cost four times the receiving.
+#: the pages back and fault them in anew, which can cost more than the receiving.
 _PRECEDENT = 16 * 1024 * 1024
 #: What OpenSSL returns at most, a record.
 _RECORD = 16 * 1024
