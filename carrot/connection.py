@@ -197,9 +197,15 @@ class BrokerConnection:
         """
         return get_backend_cls(self.backend_cls)
 
-    def create_backend(self) -> Any:
-        """Return a new backend: a channel of this connection, opened at first use."""
-        return self._session.backend(self.get_backend_cls())
+    def create_backend(self, backend_cls: Any = None) -> Any:
+        """Return a new backend: a channel of this connection, opened at first use.
+
+        :param backend_cls: class or name, instead of :attr:`backend_cls`.
+        :raises BackendNotFound: it names none.
+        """
+        if backend_cls is None:
+            return self._session.backend(self.get_backend_cls())
+        return self._session.backend(get_backend_cls(backend_cls))
 
     def channel(self) -> Any:
         """Return a new backend; the name is that of carrot's successor."""

@@ -33,7 +33,7 @@ SIGNATURES = """
 carrot.connection.BrokerConnection(
     hostname=None, userid=None, password=None, virtual_host=None, port=None, pool=None)
 carrot.connection.BrokerConnection.connect()
-carrot.connection.BrokerConnection.create_backend()
+carrot.connection.BrokerConnection.create_backend(backend_cls=None)
 carrot.connection.BrokerConnection.get_backend_cls()
 carrot.connection.BrokerConnection.get_channel()
 carrot.connection.BrokerConnection.drain_events(timeout=None)

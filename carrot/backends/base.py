@@ -182,6 +182,8 @@ class BaseBackend:
     #:     :meth:`declare_consumer` takes ``arguments`` (``x-priority``).
     #: ``"confirms"``
     #:     :meth:`confirm_select`, :meth:`pump` and mandatory returns work.
+    #: ``"shortcuts"``
+    #:     :meth:`shortcuts` knows a short way to send messages like earlier ones.
     #: ``"stop"``
     #:     :meth:`stop` ends a blocked :meth:`consume`.
     #: ``"bearers"``
@@ -393,6 +395,21 @@ class BaseBackend:
         :raises DrainTimeout: nothing arrived.
         """
         raise NotSupported(f"{type(self).__qualname__} knows no publisher confirms")
+
+    def shortcuts(self, kind: tuple[Any, ...]) -> Mapping[Any, Callable[[bytes], bool]]:
+        """Return what sends further messages like one that :meth:`publish` has taken.
+
+        A function for each kind of message that the channel was asked for,
+        this one included where there is any. It takes the payload, sends it as
+        :meth:`prepare_message` and :meth:`publish` would, and returns whether
+        it has: if anything is in the way (the window is full, the channel
+        closed) it has done nothing, and the message has to go the long way.
+        Feature ``"shortcuts"``.
+
+        :param kind: exchange, routing key, mandatory, delivery mode, content type and
+            encoding. Its priority is 0, and it has no other property.
+        """
+        return {}
 
     def stop(self) -> None:
         """End :meth:`consume` after the message that is being processed.

@@ -56,12 +56,15 @@ class Tracker:
         self._lock = threading.Lock()
         # In flight, oldest first, with gaps (settled entries) but the oldest
         # never a gap: the entry with sequence number n is at n - _first.
-        # Either records, one and all, or their arguments, and then the last
+        # Either records, one and all, or what makes them, and then the last
         # ones published: only what is to be told apart needs records.
         self._entries: deque[Any] = deque()
         self._first = 1
         self._in_flight = 0
         self._bytes = 0
+        # The life in which nothing is in the way of enter(): since the last
+        # add() no record was made, and the window did not fill. 0: none.
+        self._clear_life = 0
         # Set aside by restart(), to be added again, oldest first.
         self._owed: deque[Unconfirmed] = deque()
         self._failures: list[Unconfirmed] = []
@@ -151,7 +154,7 @@ class Tracker:
         self.life += 1
         self._entries.clear()
         self._first = 1
-        self._in_flight = self._bytes = 0
+        self._in_flight = self._bytes = self._clear_life = 0
         self.full = False
 
     # -- the publisher's side
@@ -159,8 +162,8 @@ class Tracker:
     def add(self, entry: Unconfirmed | tuple[Any, ...], life: int | None = None) -> int:
         """Enter a message that is about to be written.
 
-        :param entry: or the arguments that make one, of which the last is the
-            size: it is made only if something happens to the message.
+        :param entry: a record; or what makes one if something happens to the
+            message, ``maker.record(what, size)``, as ``(maker, what, size)``.
         :param life: what :meth:`begin` returned to the channel.
         :returns: its sequence number on the channel, from 1.
         :raises ChannelError: the channel's life is over; nothing was entered.
@@ -179,27 +182,54 @@ class Tracker:
                 and not self._owed
                 and (not entries or entries[0].__class__ is tuple)
             ):
+                size = entry[2]
                 self.published += 1
-                size = entry[5]
+                self._clear_life = self.life
             else:
                 entry = self._recorded(entry)
                 size = entry.size
+                self._clear_life = 0
             self._entries.append(entry)
-            self._in_flight = in_flight = self._in_flight + 1
-            self._bytes = size = self._bytes + size
-            if in_flight >= self.window or size >= self.max_bytes:
-                self.full = True
+            self._in_flight += 1
+            self._bytes += size
+            self._look_full()
             return self._first + len(self._entries) - 1
+
+    def enter(self, entry: tuple[Any, Any, int], life: int) -> bool:
+        """Enter a message as :meth:`add` did the one before, if all is as it was then.
+
+        :returns: whether it was entered: not if the window is full, the
+            channel's life over, or there is anything else that :meth:`add`
+            has to see to.
+        """
+        with self._lock:
+            if life != self._clear_life:
+                return False
+            self._entries.append(entry)
+            self.published += 1
+            self._in_flight = in_flight = self._in_flight + 1
+            self._bytes = size = self._bytes + entry[2]
+            if in_flight >= self.window or size >= self.max_bytes:
+                self._look_full()
+            return True
+
+    def _look_full(self) -> None:
+        self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
+        if self.full:
+            self._clear_life = 0
 
     def _recorded(self, entry: Unconfirmed | tuple[Any, ...]) -> Unconfirmed:
         """Return the record of a message to be added; that which is owed, if one is."""
         self._record()
-        if not isinstance(entry, Unconfirmed):
-            entry = Unconfirmed(*entry)
-        if self._owed and self._owed[0].message is entry.message:
+        if isinstance(entry, Unconfirmed):
+            record = entry
+        else:
+            maker, what, size = entry
+            record = maker.record(what, size)
+        if self._owed and self._owed[0].message is record.message:
             return self._owed.popleft()
-        self.published = entry.number = self.published + 1
-        return entry
+        self.published = record.number = self.published + 1
+        return record
 
     @property
     def _is_bare(self) -> bool:
@@ -208,10 +238,11 @@ class Tracker:
     def _record(self) -> None:
         """Make records of what is in flight; of what is added, too, until nothing is."""
         if self._is_bare:
-            records = deque(Unconfirmed(*arguments) for arguments in self._entries)
+            records = deque(maker.record(what, size) for maker, what, size in self._entries)
             for number, entry in enumerate(records, self.published - len(records) + 1):
                 entry.number = number
             self._entries = records
+            self._clear_life = 0
 
     @property
     def idle(self) -> bool:
@@ -378,7 +409,7 @@ class Tracker:
         count = min(last, len(entries))
         size = 0
         for _ in range(count):
-            size += entries.popleft()[5]
+            size += entries.popleft()[2]
         self._first += count
         self._in_flight -= count
         self._bytes -= size
@@ -420,7 +451,7 @@ class Tracker:
         while entries and entries[0].__class__ is not tuple and entries[0].settled:
             entries.popleft()
             self._first += 1
-        self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
+        self._look_full()
 
 
 def _number(entry: Unconfirmed) -> int:

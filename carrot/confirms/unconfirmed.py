@@ -57,6 +57,12 @@ class Unconfirmed:
         self.number = 0
         self.settled = False
 
+    @classmethod
+    def record(cls, arguments: tuple[Any, ...], size: int) -> Unconfirmed:
+        """Return a record of these arguments; see :meth:`Tracker.add`."""
+        message, exchange, routing_key, mandatory, headers = arguments
+        return cls(message, exchange, routing_key, mandatory, headers, size)
+
     @property
     def body(self) -> Any:
         """The encoded body."""

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from carrot.backends import get_backend_cls
 from carrot.exceptions import ConfigurationError, ConnectionClosed, PreconditionFailed
 from carrot.messaging.receiver import Receiver
 from carrot.names import shortstr, table
@@ -118,9 +117,10 @@ class Consumer(Receiver):
         self._settle_receiving()
         self.consumer_tag = self._generate_consumer_tag()
         self._owns_backend = backend is None
-        if backend_cls is not None and backend is None:
-            backend = get_backend_cls(backend_cls)(connection=connection)
-        self.backend = connection.create_backend() if backend is None else backend
+        if backend is None:
+            of = () if backend_cls is None else (backend_cls,)
+            backend = connection.create_backend(*of)
+        self.backend = backend
         self._server_named = queue == ""
         self._closed = False
         if self.auto_declare:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from carrot import names, serialization
-from carrot.backends import get_backend_cls
 from carrot.confirms import Tracker, publish_error
 from carrot.exceptions import (
     ConfigurationError,
@@ -90,6 +89,9 @@ class Publisher:
     confirm_window_bytes: int = 16 * 1024 * 1024
 
     _closed = True
+    # The backend, if it knows shortcuts that we may take; those it told of.
+    _shortens: Any
+    _shortcuts: Mapping[Any, Any]
     _init_opts: tuple[str, ...] = (
         "exchange_type",
         "durable",
@@ -118,12 +120,15 @@ class Publisher:
         names.shortstr(self.exchange_type, "exchange_type")
         if self.exchange_type != "headers":
             names.shortstr(self.routing_key, "routing_key")
-        self.delivery_mode = names.delivery_mode(self.delivery_mode)
-        if backend_cls is not None:
-            self.backend = get_backend_cls(backend_cls)(connection=connection)
-        else:
-            self.backend = connection.create_backend()
+        delivery_mode = names.delivery_mode(self.delivery_mode)
+        if delivery_mode != self.delivery_mode:  # that of the class is found faster
+            self.delivery_mode = delivery_mode
+        of = () if backend_cls is None else (backend_cls,)
+        self.backend = connection.create_backend(*of)
         self._tracker = self._confirm_select(explicitly=options.get("confirm") is True)
+        shortens = "shortcuts" in getattr(self.backend, "features", ())
+        shortens = shortens and type(self).create_message is Publisher.create_message
+        self._shortens, self._shortcuts = self.backend if shortens else None, {}
         self._closed = False
         if self.auto_declare and self.exchange:
             self.declare()
@@ -254,14 +259,30 @@ class Publisher:
         :raises ConnectionLost: the link broke and did not come back in time.
         :raises ConnectionBlocked: the broker takes no messages for now.
         """
-        if self._closed:
-            raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
         routing_key = self.routing_key if routing_key is None else routing_key
         exchange = self.exchange if exchange is None else exchange
-        # 63 characters are 252 bytes at most: only longer ones need a count.
-        usual = headers is None and routing_key.__class__ is str and len(routing_key) <= 63
-        if not usual or exchange is not self.exchange:
-            exchange, routing_key, headers = self._address(exchange, routing_key, headers)
+        if (
+            self.backend is self._shortens
+            and content_type is headers is correlation_id is reply_to is expiration is None  # type: ignore[comparison-overlap]
+            and message_id is timestamp is type is user_id is app_id is delivery_mode is None  # type: ignore[comparison-overlap]
+            and priority == 0
+            and not immediate
+        ):
+            content_type, encoding, body = serialization.encode(
+                message_data, serializer or self.serializer
+            )
+            kind = exchange, routing_key, mandatory, self.delivery_mode, content_type, encoding
+            try:
+                post = self._shortcuts.get(kind)
+            except TypeError:  # unhashable, as a routing key that is a dictionary
+                post = None
+            if post is None or not post(body):
+                self._send_first(body, *kind)
+            return
+        if self._closed:
+            raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
+        where = self._address(exchange, routing_key, headers)
+        form = delivery_mode, priority, content_type, content_encoding, serializer
         given = (
             correlation_id,
             reply_to,
@@ -272,16 +293,42 @@ class Publisher:
             user_id,
             app_id,
         )
-        named = {} if given == _NONE_GIVEN else dict(zip(_PROPERTIES, given, strict=True))
-        message = self.create_message(
-            message_data,
+        named: Any = {} if given == _NONE_GIVEN else dict(zip(_PROPERTIES, given, strict=True))
+        message = self.create_message(message_data, *form, **named)
+        self._publish(message, where, mandatory, immediate)
+
+    def _send_first(
+        self,
+        body: bytes,
+        exchange: str,
+        routing_key: Any,
+        mandatory: bool,
+        delivery_mode: int,
+        content_type: str,
+        content_encoding: str,
+    ) -> None:
+        """Send what no shortcut takes, and ask for the one that may take the next."""
+        where = self._address(exchange, routing_key, None)
+        message = self.backend.prepare_message(
+            body,
             delivery_mode,
-            priority,
-            content_type,
-            content_encoding,
-            serializer,
-            **named,
+            priority=0,
+            content_type=content_type,
+            content_encoding=content_encoding,
         )
+        self._publish(message, where, mandatory, immediate=False)
+        kind = exchange, routing_key, mandatory, delivery_mode, content_type, content_encoding
+        if routing_key.__class__ is str and mandatory.__class__ is bool:
+            self._shortcuts = self.backend.shortcuts(kind)
+
+    def _publish(
+        self,
+        message: Any,
+        where: tuple[str, str, Mapping[str, Any] | None],
+        mandatory: bool,
+        immediate: bool,
+    ) -> None:
+        exchange, routing_key, headers = where
         self.backend.publish(
             message,
             exchange=exchange,
@@ -294,7 +341,11 @@ class Publisher:
     def _address(
         self, exchange: str, routing_key: Any, headers: Mapping[str, Any] | None
     ) -> tuple[str, str, Mapping[str, Any] | None]:
-        """Check what is not as usual; return it as the backend wants it."""
+        """Check where a message goes; return it as the backend wants it."""
+        # 63 characters are 252 bytes at most: only longer ones need a count.
+        usual = headers is None and routing_key.__class__ is str and len(routing_key) <= 63
+        if usual and exchange is self.exchange:
+            return exchange, routing_key, None
         if headers is not None and not isinstance(headers, Mapping):
             raise ConfigurationError(
                 f"headers must be a dictionary of names and values, not {headers!r:.60}"
@@ -337,7 +388,7 @@ class Publisher:
         try:
             self.flush()
         finally:
-            self._closed = True
+            self._closed, self._shortens = True, None
             self.backend.close()
 
     def __enter__(self: _Self) -> _Self:

@@ -105,6 +105,11 @@ class PublishingBackend(Replaceable):
             except Exception as exc:
                 error = exc
 
+    def shortcuts(self, kind: Any) -> Any:
+        """Return the short ways of the channel as it is, if it is there."""
+        inner = self._inner
+        return {} if inner is GONE else inner.shortcuts(kind)
+
     # -- confirms
 
     def confirm_select(self, tracker: Tracker) -> None:

@@ -205,7 +205,7 @@ QUICK = {
     *("Consumer.stop", "ConsumerSet.receive", "ConsumerSet.register_callback"),
     *("ConsumerSet.stop", "Messaging.receive", "Messaging.register_callback"),
     *("BaseMessage.decode", "BaseBackend.message_to_python", "BaseBackend.prepare_message"),
-    "BaseBackend.stop",
+    *("BaseBackend.stop", "BaseBackend.shortcuts"),
 }
 #: What establishes connections: see the test below.
 CONNECTING = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseMessage
 from carrot.confirms import Tracker
 
@@ -103,5 +104,5 @@ class RecordingConnection:
     def __repr__(self) -> str:
         return "<connection>"
 
-    def create_backend(self) -> Any:
-        return self.backend_cls(connection=self)
+    def create_backend(self, backend_cls: Any = None) -> Any:
+        return get_backend_cls(backend_cls or self.backend_cls)(connection=self)

@@ -14,7 +14,7 @@ from tests.unit.test_confirms import Message
 
 
 def arguments(message: Message, mandatory: bool = False) -> tuple[Any, ...]:
-    return message, "x", "k", mandatory, None, len(message.body)
+    return Unconfirmed, (message, "x", "k", mandatory, None), len(message.body)
 
 
 def shown(entries: list[Unconfirmed]) -> list[tuple[Any, ...]]:
@@ -36,8 +36,13 @@ class Sparing(RuleBasedStateMachine):
         assert answers[0] == answers[1]
         return answers[0]
 
-    @rule(size=st.integers(0, 20), mandatory=st.booleans(), record=st.booleans())
-    def add(self, size: int, mandatory: bool, record: bool) -> None:
+    @rule(
+        size=st.integers(0, 20),
+        mandatory=st.booleans(),
+        record=st.sampled_from([False, False, True]),
+        shortly=st.booleans(),
+    )
+    def add(self, size: int, mandatory: bool, record: bool, shortly: bool) -> None:
         if self.trackers[0].failed >= 6:
             return
         owed = self.trackers[0].outstanding - self.trackers[0]._in_flight
@@ -48,8 +53,11 @@ class Sparing(RuleBasedStateMachine):
             self.messages.append(message)
         given = arguments(message, mandatory)
         one, other = self.trackers
-        number = one.add(Unconfirmed(*given), self.life)
-        assert other.add(Unconfirmed(*given) if record else given, self.life) == number
+        number = one.add(Unconfirmed.record(*given[1:]), self.life)
+        if record:
+            assert other.add(Unconfirmed.record(*given[1:]), self.life) == number
+        elif not (shortly and other.enter(given, self.life)):
+            assert other.add(given, self.life) == number
 
     @rule(tag=st.integers(0, 12), multiple=st.booleans(), ack=st.booleans())
     def answer(self, tag: int, multiple: bool, ack: bool) -> None:

@@ -61,6 +61,7 @@ class Backend(SendingBackend):
             "exchange_arguments",
             "consumer_arguments",
             "confirms",
+            "shortcuts",
             "stop",
             "bearers",
         ]
@@ -85,7 +86,9 @@ class Backend(SendingBackend):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "establish_connection" in cls.__dict__ and "features" not in cls.__dict__:
-            cls.features = cls.features - {"confirms", "stop", "bearers"}
+            cls.features = cls.features - {"confirms", "shortcuts", "stop", "bearers"}
+        if (cls.publish, cls.prepare_message) != (Backend.publish, Backend.prepare_message):
+            cls.features = cls.features - {"shortcuts"}
         cls.acks_directly = cls.ack is Backend.ack and "bearers" in cls.features
 
     # -- topology

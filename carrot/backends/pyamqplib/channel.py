@@ -65,7 +65,6 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     __slots__ = (
         "_driver",
         "_forgetful",
-        "_joined",
         "_number",
         "_outbox",
         "_prefixes",
@@ -75,7 +74,9 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         "callbacks",
         "error",
         "is_open",
+        "joined",
         "life",
+        "shortcuts",
         "tracker",
     )
 
@@ -89,6 +90,10 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     tracker: Any
     #: The life of the tracker that this channel is.
     life: int
+    #: Bytes up to which a body is written in one piece with its frames.
+    joined: int
+    #: What the backend keeps for messages like those that were sent.
+    shortcuts: dict[Any, Any]
 
     def __init__(
         self,
@@ -105,7 +110,8 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         self._number: int = self.channel_id
         self._prefixes: dict[Any, tuple[tuple[bytes, bytes], Any]] = {}
         self._room = connection.frame_max - OVERHEAD
-        self._joined = min(self._room, _JOINED)
+        self.joined = min(self._room, _JOINED)
+        self.shortcuts = {}
         self._forgetful: set[str] = set()
         # All deliveries up to this one are settled, so far as has been
         # settled in order; those after the second one by acknowledgements
@@ -142,17 +148,15 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         properties = msg.encoded if msg.__class__ is Outgoing else None
         if properties is None:
             properties = encode_properties(msg.properties)
-        try:
-            prefix, begin = self._prefixes[exchange, routing_key, mandatory, properties]
-        except (KeyError, TypeError):
-            prefix, begin = self._new_prefix(exchange, routing_key, mandatory, properties)
+        prefix, begin = self.prefix(exchange, routing_key, mandatory, properties)
         body = msg.body
         if body.__class__ is not bytes:
             body = as_bytes(body)
         length = len(body)
-        if 0 < length <= self._joined:
+        pieces: list[Any] = []
+        if 0 < length <= self.joined:
             head, tail = prefix
-            pieces = [b"".join((begin(head, length, tail, length), body, END))]
+            frames = b"".join((begin(head, length, tail, length), body, END))
         else:
             pieces = publish_frames(prefix, body, self._room)
         driver, outbox = self._driver, self._outbox
@@ -167,7 +171,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
                     try:
                         if entry is not None:
                             self.tracker.add(entry, self.life)
-                        written = outbox.put(pieces)
+                        written = outbox.put_pieces(pieces) if pieces else outbox.put(frames)
                     except BaseException as exc:
                         if not isinstance(exc, CarrotError):  # the tracker's
                             outbox.interrupted()
@@ -189,12 +193,16 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
         """
         raise NotSupported("give the channel a tracker, which counts confirms without waiting")
 
-    def _new_prefix(
+    def prefix(
         self, exchange: Any, routing_key: Any, mandatory: Any, properties: bytes
     ) -> tuple[tuple[bytes, bytes], Any]:
-        prefix = publish_prefix(
-            self._number, exchange, routing_key, mandatory, properties, self._room
-        )
+        """Return what surrounds the bodies of such messages, and what packs it."""
+        try:
+            return self._prefixes[exchange, routing_key, mandatory, properties]
+        except (KeyError, TypeError):
+            prefix = publish_prefix(
+                self._number, exchange, routing_key, mandatory, properties, self._room
+            )
         found = prefix, publish_beginning(prefix)
         if len(properties) <= _SMALL:
             if len(self._prefixes) >= _CACHED:
@@ -438,6 +446,7 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
     def collect(self) -> None:
         """Forget everything; a hook of the ``amqp`` package."""
         super().collect()
+        self.shortcuts.clear()
         self._driver.inbox.withdraw(self)
 
     def gone(self) -> BrokerError:

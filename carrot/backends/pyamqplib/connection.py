@@ -341,7 +341,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
                 if channel is not None and not channel.is_open:
                     raise channel.gone()
                 if self.ready(heed):
-                    outbox.put([frame])
+                    outbox.put(frame)
                     break
             self.await_room(deadline, heed)
         self.settle_down(deadline)

@@ -70,8 +70,8 @@ class Outbox:
         """Write to this link from now on."""
         self._transport = transport
 
-    def put(self, pieces: list[Any]) -> bool:
-        """Write pieces, after which nothing must be waiting. With the lock held.
+    def put(self, piece: bytes) -> bool:
+        """Write a piece, before which nothing must be waiting. With the lock held.
 
         :returns: whether the link lives.
         """
@@ -79,14 +79,11 @@ class Outbox:
         if transport is None:
             return False
         try:
-            if len(pieces) == 1:  # nearly always, and then whole
-                piece = pieces[0]
-                sent = transport.send(piece)
-                pieces = [] if sent == len(piece) else _after(pieces, sent)
-            while pieces:
-                pieces = _after(pieces, transport.send_pieces(pieces))
+            sent = transport.send(piece)
+            if sent != len(piece):
+                return self.put_pieces([memoryview(piece)[sent:]])
         except transport.full:
-            self.rest = pieces
+            self.rest = [piece]
         except OSError as exc:
             self._broken(exc)
             return False
@@ -98,6 +95,25 @@ class Outbox:
         self.sent_at = now
         if self._streak == _BURST:
             self._join()
+        return True
+
+    def put_pieces(self, pieces: list[Any]) -> bool:
+        """Write several pieces as :meth:`put` does one; no burst is made of them."""
+        transport = self._transport
+        if transport is None:
+            return False
+        try:
+            while pieces:
+                pieces = _after(pieces, transport.send_pieces(pieces))
+        except transport.full:
+            self.rest = pieces
+        except OSError as exc:
+            self._broken(exc)
+            return False
+        except BaseException:
+            self.interrupted()
+            raise
+        self.sent_at = monotonic()
         return True
 
     def _join(self) -> None:
@@ -136,7 +152,7 @@ class Outbox:
                 posted.clear()
             if rest:
                 self.rest = []
-                self.put(rest)
+                self.put(rest[0]) if len(rest) == 1 else self.put_pieces(rest)
         except BaseException:
             self.interrupted()
             raise

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.channelled import ChannelledBackend
 from carrot.backends.pyamqplib.message import Outgoing, as_bytes
 from carrot.backends.pyamqplib.rpc import within
+from carrot.backends.pyamqplib.shortcut import Shortcut
 from carrot.backends.pyamqplib.tables import encode_properties
+from carrot.confirms import Tracker, Unconfirmed
 from carrot.exceptions import ConfirmTimeout, ConnectionBlocked, DrainTimeout, NotSupported
-
-if TYPE_CHECKING:
-    from carrot.confirms import Tracker
 
 __all__ = ["SendingBackend"]
 
 #: Combinations of properties that are kept encoded.
 _CACHED = 256
+#: Kinds of messages for which a channel keeps shortcuts.
+_KINDS = 1024
 
 #: Content type, encoding, delivery mode and priority -> as a dictionary, as bytes.
 _prepared: dict[Any, tuple[dict[str, Any], bytes]] = {}
@@ -112,10 +113,25 @@ class SendingBackend(ChannelledBackend):
                     # A copy of its own: orjson leaves short bytes in a buffer of
                     # 4 KiB, all of which the window would hold.
                     message.body = b"".join((message.body, b""))
-                entry = message, exchange, routing_key, mandatory, headers, size
+                what = message, exchange, routing_key, mandatory, headers
+                entry = Unconfirmed, what, size
                 channel.basic_publish(message, exchange, routing_key, mandatory, entry=entry)
         except Exception as exc:
             raise self._translated(exc) from exc.__cause__
+
+    def shortcuts(self, kind: tuple[Any, ...]) -> dict[Any, Callable[[bytes], bool]]:
+        channel = self._channel
+        if channel.__class__ is not Channel or not channel.is_open:
+            return {}
+        known = channel.shortcuts
+        if kind not in known:
+            if len(known) >= _KINDS:
+                known.clear()
+            exchange, routing_key, mandatory, delivery_mode, content_type, encoding = kind
+            like = self.prepare_message(b"", delivery_mode, 0, content_type, encoding)
+            shortcut = Shortcut(channel, exchange, routing_key, mandatory, like)
+            known[kind] = shortcut.post
+        return known
 
     # -- confirms
 
