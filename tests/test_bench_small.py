@@ -88,6 +88,28 @@ def test_unknown_names_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "16, 85, 1k, 64k, 1m" in capsys.readouterr().err
 
 
+def test_what_cannot_be_done_is_said_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bad options and files are one line and a status, before anything is measured."""
+    other = tmp_path / "other.json"
+    other.write_text('{"a": 1}')
+    for options, words in [
+        (["--read", str(tmp_path / "none.json")], "No such file"),
+        (["--read", str(other)], "nothing that --json wrote"),
+        (["--json", str(tmp_path / "none" / "x.json")], "No such file"),
+        (["--quick", "--write-docs"], "without --only, --sizes and --quick"),
+        (["--url", "amqp://127.0.0.1:1//"], "refused"),
+    ]:
+        assert main(options) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("tests.bench: ") and words in line
+    for option in ("--rounds=0", "--messages=-1", "--rounds=x"):
+        with pytest.raises(SystemExit):
+            main([option])
+        assert option.partition("=")[2] in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_confirms_are_counted_once() -> None:
     """Single and multiple confirms, in any order and cut anywhere, count each message once."""
     tally = Tally()

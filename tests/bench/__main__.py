@@ -33,10 +33,11 @@ _SERVERS = ("4.0", "distribution")
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; return the exit status."""
     options = parser().parse_args(arguments)
-    if options.read:
-        results = Results(**json.loads(Path(options.read).read_text()))
-    else:
-        try:
+    try:
+        check(options)
+        if options.read:
+            results = read(Path(options.read))
+        else:
             contenders = choose(_words(options.only))
             sizes = _sizes(options)
             with broker(options) as target:
@@ -46,11 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
                     print(profiling.profile(target, options.profile, count, size))
                     return 0
                 results = measure(target, _scale(options), sizes, contenders)
-        except _FAILURES as error:
-            print(f"tests.bench: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+    except _FAILURES as error:
+        print(f"tests.bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     print(written(results))
     if options.json:
         Path(options.json).write_text(json.dumps(vars(results), indent=1) + "\n")
@@ -77,13 +78,48 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a look, in less than 2 minutes")
     add("--only", metavar="CLIENTS", help=f"comma-separated: {', '.join(CLIENTS)}")
     add("--sizes", help=f"comma-separated: {', '.join(SIZES)}")
-    add("--rounds", type=int, help="how often everybody has a turn")
-    add("--messages", type=int, help="messages of one sample")
+    add("--rounds", type=number, help="how often everybody has a turn")
+    add("--messages", type=number, help="messages of one sample")
     add("--json", metavar="FILE", help="write every sample to a file")
     add("--read", metavar="FILE", help="measure nothing; report what --json wrote")
     add("--write-docs", action="store_true", help="write the tables and charts of the manual")
     add("--profile", choices=("publish", "consume"), help="say where carrot's time goes")
     return made
+
+
+def number(text: str) -> int:
+    """Read a number of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 up")
+    return value
+
+
+def check(options: argparse.Namespace) -> None:
+    """Find out what cannot be done before minutes were spent on it.
+
+    :raises ValueError: the manual would be told half of it.
+    :raises OSError: the file cannot be written.
+    """
+    if options.write_docs and (options.only or options.sizes or options.quick):
+        raise ValueError(
+            "--write-docs writes the manual's tables, which show everything: run it"
+            " without --only, --sizes and --quick"
+        )
+    if options.json:
+        with Path(options.json).open("a"):
+            pass
+
+
+def read(file: Path) -> Results:
+    """Return what ``--json`` wrote.
+
+    :raises ValueError: it did not write this.
+    """
+    try:
+        return Results(**json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is nothing that --json wrote: {error}") from error
 
 
 def measure(
