@@ -205,6 +205,12 @@ class BaseBackend:
     #: broker cancelled a consumer (its queue was deleted).
     on_cancel: Callable[[str], Any] | None = None
 
+    #: Whether it opens another channel when it is used after the broker closed
+    #: its own. If not, that is a :class:`~carrot.exceptions.ChannelError`.
+    #: Recovery sets it to false with :meth:`confirm_select`: what another
+    #: channel counts is another backend's.
+    reopens: bool = True
+
     #: Errors of the driver that mean the connection is lost, beside
     #: :class:`carrot.exceptions.BrokerConnectionError`.
     connection_errors: tuple[type[BaseException], ...] = ()
@@ -396,15 +402,15 @@ class BaseBackend:
         """
         raise NotSupported(f"{type(self).__qualname__} knows no publisher confirms")
 
-    def shortcuts(self, kind: tuple[Any, ...]) -> Mapping[Any, Callable[[bytes], bool]]:
+    def shortcuts(self, kind: tuple[Any, ...]) -> dict[Any, Callable[[bytes], bool]]:
         """Return what sends further messages like one that :meth:`publish` has taken.
 
         A function for each kind of message that the channel was asked for,
         this one included where there is any. It takes the payload, sends it as
         :meth:`prepare_message` and :meth:`publish` would, and returns whether
         it has: if anything is in the way (the window is full, the channel
-        closed) it has done nothing, and the message has to go the long way.
-        Feature ``"shortcuts"``.
+        closed) it has not, and the message has to go the long way. Whoever
+        takes the backend out of use empties the dictionary. Feature ``"shortcuts"``.
 
         :param kind: exchange, routing key, mandatory, delivery mode, content type and
             encoding. Its priority is 0, and it has no other property.

@@ -214,9 +214,10 @@ class Tracker:
             return True
 
     def _look_full(self) -> None:
-        self.full = self._in_flight >= self.window or self._bytes >= self.max_bytes
-        if self.full:
+        full = self._in_flight >= self.window or self._bytes >= self.max_bytes
+        if full:
             self._clear_life = 0
+        self.full = full
 
     def _recorded(self, entry: Unconfirmed | tuple[Any, ...]) -> Unconfirmed:
         """Return the record of a message to be added; that which is owed, if one is."""
@@ -241,8 +242,8 @@ class Tracker:
             records = deque(maker.record(what, size) for maker, what, size in self._entries)
             for number, entry in enumerate(records, self.published - len(records) + 1):
                 entry.number = number
+            self._clear_life = 0  # first: a signal's handler may raise in between
             self._entries = records
-            self._clear_life = 0
 
     @property
     def idle(self) -> bool:

@@ -89,8 +89,8 @@ class Publisher:
     confirm_window_bytes: int = 16 * 1024 * 1024
 
     _closed = True
-    # The backend, if it knows shortcuts that we may take; those it told of.
-    _shortens: Any
+    # The backend, if it knows shortcuts; those of the channel as it is.
+    _shortening_backend: Any
     _shortcuts: Mapping[Any, Any]
     _init_opts: tuple[str, ...] = (
         "exchange_type",
@@ -127,8 +127,8 @@ class Publisher:
         self.backend = connection.create_backend(*of)
         self._tracker = self._confirm_select(explicitly=options.get("confirm") is True)
         shortens = "shortcuts" in getattr(self.backend, "features", ())
-        shortens = shortens and type(self).create_message is Publisher.create_message
-        self._shortens, self._shortcuts = self.backend if shortens else None, {}
+        self._shortening_backend = self.backend if shortens else NotImplemented
+        self._shortcuts = {}
         self._closed = False
         if self.auto_declare and self.exchange:
             self.declare()
@@ -262,11 +262,12 @@ class Publisher:
         routing_key = self.routing_key if routing_key is None else routing_key
         exchange = self.exchange if exchange is None else exchange
         if (
-            self.backend is self._shortens
+            self.backend is self._shortening_backend
             and content_type is headers is correlation_id is reply_to is expiration is None  # type: ignore[comparison-overlap]
             and message_id is timestamp is type is user_id is app_id is delivery_mode is None  # type: ignore[comparison-overlap]
             and priority == 0
             and not immediate
+            and self.__class__.create_message is _create_message
         ):
             content_type, encoding, body = serialization.encode(
                 message_data, serializer or self.serializer
@@ -277,10 +278,8 @@ class Publisher:
             except TypeError:  # unhashable, as a routing key that is a dictionary
                 post = None
             if post is None or not post(body):
-                self._send_first(body, *kind)
+                self._send_body(body, *kind, first=post is None)
             return
-        if self._closed:
-            raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
         where = self._address(exchange, routing_key, headers)
         form = delivery_mode, priority, content_type, content_encoding, serializer
         given = (
@@ -297,7 +296,7 @@ class Publisher:
         message = self.create_message(message_data, *form, **named)
         self._publish(message, where, mandatory, immediate)
 
-    def _send_first(
+    def _send_body(
         self,
         body: bytes,
         exchange: str,
@@ -306,8 +305,12 @@ class Publisher:
         delivery_mode: int,
         content_type: str,
         content_encoding: str,
+        first: bool,
     ) -> None:
-        """Send what no shortcut takes, and ask for the one that may take the next."""
+        """Send what no shortcut takes.
+
+        :param first: there was none; ask for the one that may take the next.
+        """
         where = self._address(exchange, routing_key, None)
         message = self.backend.prepare_message(
             body,
@@ -318,7 +321,7 @@ class Publisher:
         )
         self._publish(message, where, mandatory, immediate=False)
         kind = exchange, routing_key, mandatory, delivery_mode, content_type, content_encoding
-        if routing_key.__class__ is str and mandatory.__class__ is bool:
+        if first and routing_key.__class__ is str and mandatory.__class__ is bool:
             self._shortcuts = self.backend.shortcuts(kind)
 
     def _publish(
@@ -328,6 +331,8 @@ class Publisher:
         mandatory: bool,
         immediate: bool,
     ) -> None:
+        if self._closed:
+            raise ConnectionClosed(f"{self!r} was closed; make a new Publisher")
         exchange, routing_key, headers = where
         self.backend.publish(
             message,
@@ -388,7 +393,7 @@ class Publisher:
         try:
             self.flush()
         finally:
-            self._closed, self._shortens = True, None
+            self._closed, self._shortening_backend = True, NotImplemented
             self.backend.close()
 
     def __enter__(self: _Self) -> _Self:
@@ -416,6 +421,10 @@ class Publisher:
                 f" {', '.join(sorted(wanted))}"
             )
         return names.properties(wanted)
+
+
+#: To tell whether a subclass, or somebody who patched the class, has another one.
+_create_message = Publisher.create_message
 
 
 def _encoded(

@@ -25,7 +25,7 @@ from carrot.utils import time_left, time_limit
 if TYPE_CHECKING:
     from carrot.recovery.session import Session
 
-__all__ = ["GONE", "Replaceable"]
+__all__ = ["GONE", "Replaceable", "count_on"]
 
 logger = logging.getLogger("carrot.recovery")
 
@@ -38,6 +38,12 @@ class _Gone:
 
 
 GONE: Any = _Gone()
+
+
+def count_on(inner: Any, tracker: Tracker) -> None:
+    """Have an inner backend confirm; on one channel, since another one would count anew."""
+    inner.reopens = False
+    inner.confirm_select(tracker)
 
 
 class Replaceable:
@@ -56,6 +62,8 @@ class Replaceable:
     tracker: Tracker | None
 
     _base: Any = None
+    #: The inner backend's, which the publisher holds too.
+    _shortcuts: dict[Any, Any] | None = None
 
     def __init__(self, backend_cls: Callable[..., Any], session: Session) -> None:
         self._backend_cls = backend_cls
@@ -86,9 +94,11 @@ class Replaceable:
     # -- out and in; all under the session's lock
 
     def gate(self) -> None:
-        """Take the inner backend out."""
+        """Take the inner backend out, and back from those who have a short way to it."""
         self._inner = GONE
         self._guard.live = False
+        if self._shortcuts is not None:
+            self._shortcuts.clear()
 
     def _put(self, inner: Any, guard: Guard, generation: int) -> None:
         self._base = inner
@@ -247,7 +257,7 @@ class Replaceable:
                 self._subscribe(inner, guard, subscription)
         if self.tracker is not None:
             owed = self.tracker.restart()
-            inner.confirm_select(self.tracker)
+            count_on(inner, self.tracker)
             for entry in owed:
                 if not entry.settled:
                     self._send_again(inner, entry)

@@ -15,7 +15,7 @@ from carrot.exceptions import (
     NotSupported,
 )
 from carrot.recovery.connecting import is_channel_closed
-from carrot.recovery.inner import GONE, Replaceable
+from carrot.recovery.inner import GONE, Replaceable, count_on
 from carrot.utils import time_left, time_limit
 
 __all__ = ["PublishingBackend", "wait_for_confirms"]
@@ -105,10 +105,12 @@ class PublishingBackend(Replaceable):
             except Exception as exc:
                 error = exc
 
-    def shortcuts(self, kind: Any) -> Any:
-        """Return the short ways of the channel as it is, if it is there."""
-        inner = self._inner
-        return {} if inner is GONE else inner.shortcuts(kind)
+    def shortcuts(self, kind: tuple[Any, ...]) -> dict[Any, Any]:
+        """Return the short ways of the channel as it is: none once that is gone."""
+        with self._session.lock:
+            inner = self._inner
+            self._shortcuts = {} if inner is GONE else inner.shortcuts(kind)
+            return self._shortcuts
 
     # -- confirms
 
@@ -118,7 +120,7 @@ class PublishingBackend(Replaceable):
             raise NotSupported(f"{self._base!r} knows no publisher confirms")
         with self._lock:
             if self._inner is not GONE:
-                self._inner.confirm_select(tracker)
+                count_on(self._inner, tracker)
             self.tracker = tracker
             self._session.track(self, tracker)
 

@@ -14,10 +14,12 @@ from carrot.backends import pyamqplib
 from carrot.backends.queue import Backend as MemoryBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
+    ChannelError,
     ConfigurationError,
     ConnectionBlocked,
     ConnectionClosed,
     EncodeError,
+    PublishNotFound,
     Unroutable,
 )
 from carrot.messaging import Consumer, Publisher
@@ -222,6 +224,59 @@ def test_closed_connections(connection: BrokerConnection, consumer: Consumer) ->
             publisher.send({"n": 3})
 
 
+@pytest.mark.parametrize("confirm", [True, False])
+def test_nothing_is_sent_once_closing_has_begun(
+    connection: BrokerConnection, consumer: Consumer, confirm: bool
+) -> None:
+    """From the moment that listeners hear of it, sending is an error."""
+    publisher = Publisher(connection, exchange="x", routing_key="k", confirm=confirm)
+    for _ in range(3):
+        publisher.send({"n": 1})
+    publisher.flush()
+    errors: list[Exception] = []
+
+    def listen(state: str, cause: BaseException | None) -> None:
+        if state == "closed":
+            try:
+                publisher.send({"n": 2})
+            except ConnectionClosed as error:
+                errors.append(error)
+
+    connection.on_state = listen
+    connection.close()
+    assert len(errors) == 1
+    publisher.flush()
+    connection.on_state = None
+    connection.connect()
+    with Consumer(connection, queue="q", auto_declare=False) as again:
+        assert [m.payload["n"] for m in (again.fetch(), again.fetch(), again.fetch())] == [
+            1
+        ] * 3
+        assert again.fetch() is None
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "memory"])
+def test_a_channel_that_is_counted_is_not_opened_again(
+    rabbitmq_newest: VirtualHost, scheme: str
+) -> None:
+    """Two channels that count in one tracker would take each other's numbers."""
+    url = rabbitmq_newest.url if scheme == "amqp" else "memory://counted"
+    with BrokerConnection(url) as connection:
+        publisher = Publisher(connection, routing_key="q")
+        publisher.send({"n": 1})
+        publisher.flush()
+        inner = publisher.backend._inner
+        publisher.send({"n": 2}, exchange="nosuch")
+        with pytest.raises(PublishNotFound):
+            publisher.flush()
+        for _ in range(2):
+            with pytest.raises(ChannelError, match="is replaced"):
+                inner.publish(inner.prepare_message(b"", 2), "", "q")
+        publisher.send({"n": 3})
+        publisher.flush()
+        assert publisher.backend._inner is not inner
+
+
 def test_overridden_methods_are_called(
     connection: BrokerConnection, consumer: Consumer
 ) -> None:
@@ -253,7 +308,42 @@ def test_overridden_methods_are_called(
     assert [consumer.fetch().body for _ in range(9)] == [b'{"n":1}'] * 9
 
 
-def test_another_backend(connection: BrokerConnection) -> None:
+def test_methods_that_are_replaced_are_called(
+    connection: BrokerConnection, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who replaces a method of a class sees every message, as tracing wrappers do.
+
+    A backend's before the first message.
+    """
+    seen: list[str] = []
+
+    def noted(cls: type[Any], name: str) -> None:
+        original = getattr(cls, name)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(cls, name, method)
+
+    for name in ("publish", "prepare_message"):
+        noted(pyamqplib.Backend, name)
+        with Publisher(connection, exchange="x", routing_key="k") as publisher:
+            for _ in range(3):
+                publisher.send({"n": 1})
+        monkeypatch.undo()
+        assert seen == [name] * 3
+        seen.clear()
+    with Publisher(connection, exchange="x", routing_key="k") as publisher:
+        for _ in range(3):
+            publisher.send({"n": 1})
+        noted(Publisher, "create_message")
+        for _ in range(3):
+            publisher.send({"n": 1})
+        assert seen == ["create_message"] * 3
+
+
+def test_another_backend(connection: BrokerConnection, consumer: Consumer) -> None:
     """A publisher whose backend is replaced sends by that."""
     publisher = Publisher(connection, routing_key="q")
     for _ in range(3):
@@ -264,7 +354,9 @@ def test_another_backend(connection: BrokerConnection) -> None:
         publisher.send({"n": 2})
         assert other.fetch().payload == {"n": 2}
         publisher.backend = real
+        publisher.send({"n": 3})
     publisher.close()
+    assert [consumer.fetch().payload["n"] for _ in range(4)] == [1, 1, 1, 3]
 
 
 def test_a_serializer_that_is_replaced(
@@ -293,7 +385,7 @@ def test_kinds_are_remembered_within_bounds(
     with Publisher(connection, exchange="x") as publisher:
         for _ in range(2):
             for number in range(1500):
-                publisher.send(b"x", routing_key=str(number), mandatory=number < 0)
+                publisher.send(b"x", routing_key=str(number))
         publisher.send(b"x", routing_key="k")
         assert len(publisher._shortcuts) <= 1024
     assert consumer.fetch().body == b"x"
@@ -342,6 +434,7 @@ def test_threads_share_a_publisher(
             thread.start()
         for thread in threads:
             thread.join(60)
+            assert not thread.is_alive()
     received = [consumer.fetch().payload for _ in range(2000)]
     for who in range(4):
         assert [n for thread, n in received if thread == who] == list(range(500))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.shortcut import Shortcut
 from carrot.confirms import Tracker
 from carrot.exceptions import ConnectionLost
+from tests.unit.test_interruptions import interrupted
 from tests.unit.test_wire import FRAME_MAX, Link, opened
 from tests.unit.test_wire_tables import short_texts
 
@@ -235,3 +237,25 @@ def test_a_signals_handler_that_raises(where: str) -> None:
     assert not channel._driver.alive
     assert not channel._outbox.lock.locked()
     assert not short.post(b"x")
+
+
+def test_interrupted_anywhere() -> None:
+    """Either it was not begun, or the link is given up and the message sent again, once."""
+    for at in count(1):
+        channel, link, tracker = tracked()
+        add(channel)
+        before = link.data
+        short = shortcut(channel)
+        again = interrupted(at, lambda short=short: short.post(b"x"))
+        assert not channel._outbox.lock.locked() and not tracker._lock.locked()
+        sent = link.data != before
+        if channel._driver.alive:
+            assert sent is not again
+            assert tracker.outstanding == (1 if again else 2)
+        else:
+            owed = [entry.body for entry in tracker.restart()]
+            assert owed in ([b"first"], [b"first", b"x"])
+            assert owed[1:] == [b"x"] or not sent
+        if not again:
+            break
+    assert at > 3

@@ -87,8 +87,6 @@ class Backend(SendingBackend):
         super().__init_subclass__(**kwargs)
         if "establish_connection" in cls.__dict__ and "features" not in cls.__dict__:
             cls.features = cls.features - {"confirms", "shortcuts", "stop", "bearers"}
-        if (cls.publish, cls.prepare_message) != (Backend.publish, Backend.prepare_message):
-            cls.features = cls.features - {"shortcuts"}
         cls.acks_directly = cls.ack is Backend.ack and "bearers" in cls.features
 
     # -- topology

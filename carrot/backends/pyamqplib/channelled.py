@@ -12,7 +12,7 @@ from carrot.backends.pyamqplib.channel import Channel
 from carrot.backends.pyamqplib.connection import Connection
 from carrot.backends.pyamqplib.errors import translated
 from carrot.backends.pyamqplib.login import login
-from carrot.exceptions import NotSupported
+from carrot.exceptions import ChannelError, NotSupported
 
 if TYPE_CHECKING:
     from carrot.confirms import Tracker
@@ -64,7 +64,8 @@ class ChannelledBackend(BaseBackend):
     def channel(self) -> Any:
         """The driver's channel, opened when there is none.
 
-        :raises ChannelError: the broker closed the channel; raised once.
+        :raises ChannelError: the broker closed the channel; raised once,
+            unless it does not reopen.
         """
         channel = self._channel
         if channel is not None and getattr(channel, "is_open", True):
@@ -74,11 +75,14 @@ class ChannelledBackend(BaseBackend):
             if channel is not None:
                 if getattr(channel, "is_open", True):
                     return channel  # another thread opened it
-                self._channel = None
+                if self.reopens:
+                    self._channel = None
                 error = getattr(channel, "error", None)
                 if error is not None:
                     channel.error = None
                     raise error
+                if not self.reopens:
+                    raise ChannelError(504, "the channel was closed, and is replaced")
             self._channel = self._open()
             return self._channel
 

@@ -152,7 +152,10 @@ class Outbox:
                 posted.clear()
             if rest:
                 self.rest = []
-                self.put(rest[0]) if len(rest) == 1 else self.put_pieces(rest)
+                if len(rest) == 1:  # which counts for a burst
+                    self.put(rest[0])
+                else:
+                    self.put_pieces(rest)
         except BaseException:
             self.interrupted()
             raise

@@ -60,7 +60,11 @@ class Shortcut:
         self._start = len(self._begin(self._head, 0, self._tail, 0))
 
     def post(self, body: bytes) -> bool:
-        """Write a message; return ``False``, having done nothing, if anything is in the way."""
+        """Write a message; return ``False`` if anything is in the way.
+
+        Then nothing was written; but for a link that breaks in writing a
+        message which nobody counts.
+        """
         size = len(body)
         if not 0 < size <= self._joined:
             return False

@@ -21,7 +21,7 @@ from carrot.backends.queue.messages import Message, Prepared
 from carrot.backends.queue.values import as_received
 from carrot.broker import Delivery, Returned
 from carrot.confirms import Tracker
-from carrot.exceptions import ConnectionClosed, NotSupported
+from carrot.exceptions import ChannelError, ConnectionClosed, NotSupported
 from carrot.utils import time_left
 
 __all__ = ["Backend", "Channel", "Connection", "Hub", "Message", "Prepared", "hub", "reset"]
@@ -94,6 +94,8 @@ class Backend(BaseBackend):
             return channel
 
     def _open(self, former: Channel | None) -> Channel:
+        if former is not None and not self.reopens:
+            raise ChannelError(504, "the channel was closed, and is replaced")
         driver = self.connection.connection
         if driver is None:
             raise ConnectionClosed(
