@@ -56,14 +56,14 @@ class Tracker:
         self._lock = threading.Lock()
         # In flight, oldest first, with gaps (settled entries) but the oldest
         # never a gap: the entry with sequence number n is at n - _first.
-        # Either records, one and all, or what makes them, and then the last
-        # ones published: only what is to be told apart needs records.
+        # First records, if any; then what makes records, if any, and that is
+        # of the last ones published. A confirm needs no record.
         self._entries: deque[Any] = deque()
         self._first = 1
         self._in_flight = 0
         self._bytes = 0
-        # The life in which nothing is in the way of enter(): since the last
-        # add() no record was made, and the window did not fill. 0: none.
+        # The life in which nothing is in the way of enter(), as add() has
+        # seen; 0 since there is.
         self._clear_life = 0
         # Set aside by restart(), to be added again, oldest first.
         self._owed: deque[Unconfirmed] = deque()
@@ -96,10 +96,11 @@ class Tracker:
     def oldest(self) -> int | None:
         """The ``number`` of the oldest outstanding message; ``None`` without any."""
         with self._lock:
-            if self._is_bare and not self._owed:
-                return self.published - len(self._entries) + 1
-            self._record()
-            heads = [each[0].number for each in (self._entries, self._owed) if each]
+            heads = [self._owed[0].number] if self._owed else []
+            if self._entries:
+                head = self._entries[0]
+                number = self.published - len(self._entries) + 1  # of those without records
+                heads.append(number if head.__class__ is tuple else head.number)
             return min(heads, default=None)
 
     def unconfirmed(self) -> list[Unconfirmed]:
@@ -176,19 +177,13 @@ class Tracker:
             if self._failures and len(self._failures) >= self.window:
                 failures, self._failures = self._failures, []
                 raise publish_error(failures)
-            entries = self._entries
-            if (
-                entry.__class__ is tuple
-                and not self._owed
-                and (not entries or entries[0].__class__ is tuple)
-            ):
+            if entry.__class__ is tuple and not self._owed:
                 size = entry[2]
                 self.published += 1
                 self._clear_life = self.life
             else:
                 entry = self._recorded(entry)
                 size = entry.size
-                self._clear_life = 0
             self._entries.append(entry)
             self._in_flight += 1
             self._bytes += size
@@ -215,7 +210,7 @@ class Tracker:
 
     def _look_full(self) -> None:
         full = self._in_flight >= self.window or self._bytes >= self.max_bytes
-        if full:
+        if full or len(self._failures) >= self.window:
             self._clear_life = 0
         self.full = full
 
@@ -232,18 +227,19 @@ class Tracker:
         self.published = record.number = self.published + 1
         return record
 
-    @property
-    def _is_bare(self) -> bool:
-        return bool(self._entries) and self._entries[0].__class__ is tuple
-
     def _record(self) -> None:
-        """Make records of what is in flight; of what is added, too, until nothing is."""
-        if self._is_bare:
-            records = deque(maker.record(what, size) for maker, what, size in self._entries)
-            for number, entry in enumerate(records, self.published - len(records) + 1):
+        """Make records of what is in flight."""
+        newest = next((e for e in reversed(self._entries) if e is not _GAP), None)
+        if newest.__class__ is not tuple:
+            return
+        records: deque[Any] = deque()
+        for number, entry in enumerate(self._entries, self.published - len(self._entries) + 1):
+            if entry.__class__ is tuple:
+                maker, what, size = entry
+                entry = maker.record(what, size)
                 entry.number = number
-            self._clear_life = 0  # first: a signal's handler may raise in between
-            self._entries = records
+            records.append(entry)
+        self._entries = records
 
     @property
     def idle(self) -> bool:
@@ -283,26 +279,38 @@ class Tracker:
         with self._lock:
             if life is not None and life != self.life:
                 return
-            if self._is_bare and (count := self._take_oldest(tag, multiple)):
-                self.confirmed += count
-                return
-            taken = self._take(tag, multiple)
-            self.confirmed += len(taken)
-            for entry in taken:
-                if entry.error is not None:
-                    self.confirmed -= 1
-                    self.returned += 1
-                    self._failures.append(entry)
+            count = size = 0
+            for entry in self._take(tag, multiple):
+                if entry.__class__ is tuple:
+                    size += entry[2]
+                elif entry.settled:
+                    continue
+                else:
+                    size += entry.size
+                    entry.settled = True
+                    if entry.error is not None:
+                        self.returned += 1
+                        self.confirmed -= 1
+                        self._failures.append(entry)
+                count += 1
+            self.confirmed += count
+            self._in_flight -= count
+            self._bytes -= size
+            self._trim()
 
     def nack(self, tag: int, multiple: bool = False, life: int | None = None) -> None:
         """Note that the broker refuses message *tag* (*multiple*: and all before)."""
         with self._lock:
             if life is not None and life != self.life:
                 return
+            self._record()
             for entry in self._take(tag, multiple):
-                self.nacked += 1
-                entry.error = PublishNacked("basic.nack")
-                self._failures.append(entry)
+                if not entry.settled:
+                    self._settle(entry)
+                    self.nacked += 1
+                    entry.error = PublishNacked("basic.nack")
+                    self._failures.append(entry)
+            self._trim()
 
     def bounced(
         self,
@@ -398,49 +406,20 @@ class Tracker:
         else:
             entry.settled = True
 
-    def _take_oldest(self, tag: int, multiple: bool) -> int:
-        """Settle messages of which there is no record.
-
-        :returns: how many; 0 if they are not the oldest ones.
-        """
-        entries = self._entries
-        last = len(entries) if multiple and not tag else tag - self._first + 1
-        if last < 1 or (last > 1 and not multiple):
-            return 0
-        count = min(last, len(entries))
-        size = 0
-        for _ in range(count):
-            size += entries.popleft()[2]
-        self._first += count
-        self._in_flight -= count
-        self._bytes -= size
-        self._trim()
-        return count
-
-    def _take(self, tag: int, multiple: bool) -> list[Unconfirmed]:
-        """Settle what a confirm is about; nothing for a number that is not in flight."""
-        self._record()
+    def _take(self, tag: int, multiple: bool) -> list[Any]:
+        """Take out what a confirm is about; nothing for a number that is not in flight."""
         entries = self._entries
         index = tag - self._first
         if multiple and not tag:  # all so far (AMQP 0-9-1, basic.ack, delivery-tag)
             index = len(entries) - 1
         if multiple or index == 0:
             count = min(index + 1, len(entries))
-            oldest = [entries.popleft() for _ in range(count)]
-            self._first += len(oldest)
-            taken = [entry for entry in oldest if not entry.settled]
-        elif 0 <= index < len(entries) and not entries[index].settled:
-            taken = [entries[index]]
-        else:
-            return []
-        size = 0
-        for entry in taken:
-            entry.settled = True
-            size += entry.size
-        self._in_flight -= len(taken)
-        self._bytes -= size
-        self._trim()
-        return taken
+            self._first += max(count, 0)
+            return [entries.popleft() for _ in range(count)]
+        if 0 <= index < len(entries):
+            entry, entries[index] = entries[index], _GAP
+            return [entry]
+        return []
 
     def _settle(self, entry: Unconfirmed) -> None:
         entry.settled = True
@@ -453,6 +432,11 @@ class Tracker:
             entries.popleft()
             self._first += 1
         self._look_full()
+
+
+#: Stands where an entry was that is settled.
+_GAP = Unconfirmed(None, "", "")
+_GAP.settled = True
 
 
 def _number(entry: Unconfirmed) -> int:

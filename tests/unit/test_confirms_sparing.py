@@ -59,8 +59,13 @@ class Sparing(RuleBasedStateMachine):
         elif not (shortly and other.enter(given, self.life)):
             assert other.add(given, self.life) == number
 
-    @rule(tag=st.integers(0, 12), multiple=st.booleans(), ack=st.booleans())
-    def answer(self, tag: int, multiple: bool, ack: bool) -> None:
+    @rule(
+        at=st.none() | st.integers(-1, 7),
+        multiple=st.booleans(),
+        ack=st.sampled_from([True, True, False]),
+    )
+    def answer(self, at: int | None, multiple: bool, ack: bool) -> None:
+        tag = 0 if at is None else max(0, self.trackers[0]._first + at)
         self.both(lambda t: (t.ack if ack else t.nack)(tag, multiple, self.life))
 
     @rule(size=st.integers(0, 20))

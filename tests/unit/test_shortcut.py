@@ -101,14 +101,6 @@ def many_bytes(channel: Channel) -> None:
     add(channel, bytes(100))
 
 
-def returned(channel: Channel) -> None:
-    channel.tracker.bounced("e", "k", b"other", life=channel.life)
-
-
-def refused(channel: Channel) -> None:
-    channel.tracker.nack(1, life=channel.life)
-
-
 @pytest.mark.parametrize(
     "happened",
     [
@@ -119,8 +111,6 @@ def refused(channel: Channel) -> None:
         another_life,
         full_window,
         many_bytes,
-        returned,
-        refused,
     ],
     ids=lambda happened: happened.__name__,
 )
@@ -156,6 +146,30 @@ def test_the_first_of_a_channel() -> None:
     add(channel)
     assert short.post(b"x")
     assert (tracker.published, tracker.confirmed, tracker.outstanding) == (7, 5, 2)
+
+
+def test_what_becomes_of_others_is_not_in_the_way() -> None:
+    """Messages that are confirmed in another order, refused or returned make nobody slower."""
+    channel, _, tracker = tracked(Tracker(window=100))
+    short = shortcut(channel)
+    add(channel)
+    assert all(short.post(b"%d" % number) for number in range(2, 9))
+    life = channel.life
+    for happened in [
+        lambda: tracker.ack(3, life=life),
+        lambda: tracker.nack(5, life=life),
+        lambda: tracker.bounced("e", "k", b"7", life=life),
+        lambda: tracker.ack(8, life=life),
+        lambda: tracker.unconfirmed(),
+        lambda: tracker.ack(2, multiple=True, life=life),
+    ]:
+        happened()
+        assert short.post(b"x")
+    assert [entry.body for entry in tracker.unconfirmed()] == [b"4", b"6", b"7"] + [b"x"] * 6
+    assert [entry.number for entry in tracker.unconfirmed()] == [4, 6, 7, *range(9, 15)]
+    tracker.ack(0, True, life)
+    assert (tracker.outstanding, tracker.outstanding_bytes, tracker.oldest) == (0, 0, None)
+    assert (tracker.confirmed, tracker.nacked, tracker.published) == (13, 1, 14)
 
 
 def test_failures_that_nobody_takes() -> None:
