@@ -203,9 +203,8 @@ class BrokerConnection:
         :param backend_cls: class or name, instead of :attr:`backend_cls`.
         :raises BackendNotFound: it names none.
         """
-        if backend_cls is None:
-            return self._session.backend(self.get_backend_cls())
-        return self._session.backend(get_backend_cls(backend_cls))
+        cls = self.get_backend_cls() if backend_cls is None else get_backend_cls(backend_cls)
+        return self._session.backend(cls)
 
     def channel(self) -> Any:
         """Return a new backend; the name is that of carrot's successor."""

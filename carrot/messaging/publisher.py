@@ -278,7 +278,7 @@ class Publisher:
             except TypeError:  # unhashable, as a routing key that is a dictionary
                 post = None
             if post is None or not post(body):
-                self._send_body(body, *kind, first=post is None)
+                self._send_body(body, kind, first=post is None)
             return
         where = self._address(exchange, routing_key, headers)
         form = delivery_mode, priority, content_type, content_encoding, serializer
@@ -296,31 +296,22 @@ class Publisher:
         message = self.create_message(message_data, *form, **named)
         self._publish(message, where, mandatory, immediate)
 
-    def _send_body(
-        self,
-        body: bytes,
-        exchange: str,
-        routing_key: Any,
-        mandatory: bool,
-        delivery_mode: int,
-        content_type: str,
-        content_encoding: str,
-        first: bool,
-    ) -> None:
+    def _send_body(self, body: bytes, kind: tuple[Any, ...], first: bool) -> None:
         """Send what no shortcut takes.
 
+        :param kind: as of ``shortcuts`` of the backend.
         :param first: there was none; ask for the one that may take the next.
         """
+        exchange, routing_key, mandatory, delivery_mode, content_type, encoding = kind
         where = self._address(exchange, routing_key, None)
         message = self.backend.prepare_message(
             body,
             delivery_mode,
             priority=0,
             content_type=content_type,
-            content_encoding=content_encoding,
+            content_encoding=encoding,
         )
         self._publish(message, where, mandatory, immediate=False)
-        kind = exchange, routing_key, mandatory, delivery_mode, content_type, content_encoding
         if first and routing_key.__class__ is str and mandatory.__class__ is bool:
             self._shortcuts = self.backend.shortcuts(kind)
 

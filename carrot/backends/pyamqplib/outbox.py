@@ -82,14 +82,8 @@ class Outbox:
             sent = transport.send(piece)
             if sent != len(piece):
                 return self.put_pieces([memoryview(piece)[sent:]])
-        except transport.full:
-            self.rest = [piece]
-        except OSError as exc:
-            self._broken(exc)
-            return False
-        except BaseException:
-            self.interrupted()
-            raise
+        except BaseException as exc:
+            return self._not_taken(exc, [piece])
         now = monotonic()
         self._streak = self._streak + 1 if now - self.sent_at < _GAP else 0
         self.sent_at = now
@@ -105,16 +99,22 @@ class Outbox:
         try:
             while pieces:
                 pieces = _after(pieces, transport.send_pieces(pieces))
-        except transport.full:
-            self.rest = pieces
-        except OSError as exc:
-            self._broken(exc)
-            return False
-        except BaseException:
-            self.interrupted()
-            raise
+        except BaseException as exc:
+            return self._not_taken(exc, pieces)
         self.sent_at = monotonic()
         return True
+
+    def _not_taken(self, exc: BaseException, pieces: list[Any]) -> bool:
+        """Keep what the kernel does not take now, unless the link is broken."""
+        assert self._transport is not None
+        if isinstance(exc, self._transport.full):
+            self.rest = pieces
+            return True
+        if isinstance(exc, OSError):
+            self._broken(exc)
+            return False
+        self.interrupted()
+        raise exc
 
     def _join(self) -> None:
         """Have the kernel join what is written from now on, for a few milliseconds.
