@@ -1,5 +1,8 @@
 """What all tests share."""
 
+import gc
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 
@@ -11,3 +14,14 @@ pytest_plugins = ["tests.differential.options", "tests.servers.fixtures"]
 # How long an example takes says more about the machine than about carrot.
 hypothesis.settings.register_profile("carrot", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("carrot")
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Keep the garbage collector out of a test that counts calls.
+
+    It runs finalizers of what other tests left, in the midst of whatever allocates.
+    """
+    gc.disable()
+    yield
+    gc.enable()

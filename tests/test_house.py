@@ -333,6 +333,7 @@ def check_budgets(connection: BrokerConnection, aside: tuple[str, ...] = ()) -> 
     assert len(typical(receives)) <= RECEIVE_CALLS, typical(receives)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_calls_in_memory() -> None:
     """In memory a warm send, and a receive with its ack, keep the budget of calls.
 
@@ -343,6 +344,7 @@ def test_calls_in_memory() -> None:
         check_budgets(connection, aside=servers_part)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_calls_on_rabbitmq(rabbitmq_newest: VirtualHost) -> None:
     """On RabbitMQ a warm send, and a receive with its ack, keep the budget of calls."""
     with BrokerConnection(rabbitmq_newest.url) as connection:

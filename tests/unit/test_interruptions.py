@@ -15,6 +15,9 @@ from carrot.backends.pyamqplib.outbox import Outbox
 from carrot.backends.pyamqplib.turns import Turns
 from tests.unit.test_wire import opened, settled
 
+# A finalizer of somebody else's garbage would be the call that is interrupted.
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 
 class Interruption(BaseException):
     """What a signal handler raises."""

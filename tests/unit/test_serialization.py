@@ -403,6 +403,7 @@ def test_kombu_reads_and_writes_the_same(serializer: str) -> None:
 # -- cost
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_call_budget() -> None:
     """Encoding and decoding a JSON message takes two calls inside the library each."""
     content_type, content_encoding, body = serialization.encode(FEED)
