@@ -156,6 +156,8 @@ class BrokerConnectionError(BrokerError, OSError):
     """The connection as a whole failed."""
 
     recoverable = True
+    #: Whether the broker ended it over something that it was sent.
+    refused: bool = False
 
 
 class ConnectFailed(BrokerConnectionError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from carrot.exceptions import ConfigurationError
@@ -110,7 +111,10 @@ def posix_time(value: Any) -> int:
     :raises ConfigurationError: it is neither, or before 1970.
     """
     if isinstance(value, datetime):
-        value = value.timestamp()
+        try:
+            value = value.timestamp()
+        except (ValueError, OverflowError, OSError):  # local time of the first or last year
+            value = -1 if value.year < 1970 else 2**63
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise WrongType(
             f"timestamp must be a datetime or seconds since 1970, not {shown(value)}"
@@ -151,6 +155,10 @@ def _check_item(value: Any, what: str) -> None:
             _check_item(item, what)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigurationError(f"{what} is {value}: AMQP has integers of 64 bits at most")
+    elif isinstance(value, (float, Decimal)) and not isfinite(value):
+        raise ConfigurationError(
+            f"{what} is {value}, at which RabbitMQ closes the connection; use None or a str"
+        )
     elif value is not None and not isinstance(value, _TABLE_TYPES):
         known = ", ".join(sorted(each.__name__ for each in _TABLE_TYPES))
         raise WrongType(

@@ -40,6 +40,20 @@ def warn_unknown_option(owner: object, name: str, known: Iterable[str]) -> None:
     )
 
 
+def checked_connection(value: Any) -> Any:
+    """Return a connection: what has a ``create_backend`` method.
+
+    :raises ConfigurationError: it has none.
+    """
+    if isinstance(value, type) or not hasattr(value, "create_backend"):
+        what = value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+        raise ConfigurationError(
+            f"the first argument must be a BrokerConnection, not {what};"
+            " make one: BrokerConnection('amqp://...')"
+        )
+    return value
+
+
 def checked_count(value: Any, what: str, least: int = 0, most: int | None = None) -> int:
     """Return a number of things, 0 for ``None``.
 

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from carrot.exceptions import ConnectionLimitExceeded
-from carrot.options import checked_count, checked_seconds
+from carrot.options import checked_connection, checked_count, checked_seconds
 
 __all__ = ["ConnectionPool"]
 
@@ -35,6 +35,7 @@ class ConnectionPool:
         max: int | None = None,
         preload: bool = True,
     ) -> None:
+        checked_connection(source)
         checked_count(min, "min")
         checked_count(max, "max", least=1)
         self.source_connection = source

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from carrot.exceptions import ConfigurationError, ConnectionClosed, PreconditionFailed
 from carrot.messaging.receiver import Receiver
 from carrot.names import shortstr, table
-from carrot.options import checked_count, set_options
+from carrot.options import checked_connection, checked_count, set_options
 from carrot.utils import gen_unique_id
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Consumer(Receiver):
 
     _closed = True
     _stopping = False
+    _looping = False
 
     #: Names of the options that the constructor reads; subclasses extend it.
     _init_opts: tuple[str, ...] = (
@@ -103,7 +104,7 @@ class Consumer(Receiver):
         backend_cls: Any = None,
         **options: Any,
     ) -> None:
-        self.connection = connection
+        self.connection = checked_connection(connection)
         self.callbacks = []
         given = dict(options, queue=queue, exchange=exchange, routing_key=routing_key)
         set_options(self, given, (*self._init_opts, "queue", "exchange", "routing_key"))
@@ -400,17 +401,26 @@ class Consumer(Receiver):
     # -- the end
 
     def cancel(self) -> None:
-        """End the subscription. Quiet when there is none."""
+        """End the subscription. Quiet when there is none.
+
+        A running :meth:`wait` waits on, for :meth:`consume` may be called
+        again; :meth:`stop` ends it.
+        """
         if self.channel_open:
             self.channel_open = False
             self.backend.cancel(self.consumer_tag)
 
     def close(self) -> None:
-        """Close the channel; unsettled messages go back to the queue. Idempotent, quiet."""
+        """Close the channel; unsettled messages go back to the queue. Idempotent, quiet.
+
+        Ends a running :meth:`wait` or :meth:`iterconsume`.
+        """
         if self._closed:
             return
         self._closed = True
         self.channel_open = False
+        if self._looping:
+            self.stop()
         self.backend.close()
 
     def _check_usable(self) -> None:
@@ -445,11 +455,15 @@ def bound_unsettled(
 def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
     """Yield ``True`` for each message that a receiver's backend dispatched.
 
-    :param receiver: a consumer or a set of them: has ``backend`` and ``_stopping``.
+    :param receiver: a consumer or a set of them: has ``backend``, ``_closed``,
+        ``_stopping`` and ``_looping``.
     """
     backend = receiver.backend
     backend_stops = "stop" in getattr(backend, "features", ())
     seen = 0
+    if receiver._closed:  # between iterconsume() and the first message
+        return
+    receiver._looping = True
     try:
         if not backend_stops and receiver._stopping:
             return
@@ -470,7 +484,7 @@ def consume_events(receiver: Any, limit: int | None) -> Iterator[bool]:
         if not isinstance(exc.__cause__, StopIteration):
             raise
     finally:
-        receiver._stopping = False
+        receiver._stopping = receiver._looping = False
 
 
 def _first(value: Any, default: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from carrot.exceptions import ConnectionClosed
 from carrot.messaging.consumer import Consumer, bound_unsettled, consume_events
 from carrot.messaging.receiver import Receiver
-from carrot.options import checked_count, set_options
+from carrot.options import checked_connection, checked_count, set_options
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,6 +36,7 @@ class ConsumerSet(Receiver):
 
     _closed = False
     _stopping = False
+    _looping = False
     _init_opts: tuple[str, ...] = ("auto_ack", "accept", "on_decode_error")
 
     def __init__(
@@ -48,7 +49,7 @@ class ConsumerSet(Receiver):
         backend: Any = None,
         **options: Any,
     ) -> None:
-        self.connection = connection
+        self.connection = checked_connection(connection)
         self.options = options
         self.from_dict = from_dict or {}
         self.callbacks = []
@@ -169,10 +170,15 @@ class ConsumerSet(Receiver):
             self.consumers.remove(consumer)
 
     def close(self) -> None:
-        """Close the channel; unsettled messages go back. Idempotent, quiet."""
+        """Close the channel; unsettled messages go back. Idempotent, quiet.
+
+        Ends a running :meth:`wait` or :meth:`iterconsume`.
+        """
         if self._closed:
             return
         self._closed = True
+        if self._looping:
+            self.stop()
         for consumer in self.consumers:
             consumer.close()
         self.backend.close()

@@ -15,7 +15,7 @@ from carrot.exceptions import (
     NotSupported,
     PublishError,
 )
-from carrot.options import checked_count, checked_seconds, set_options
+from carrot.options import checked_connection, checked_count, checked_seconds, set_options
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -113,7 +113,7 @@ class Publisher:
         backend_cls: Any = None,
         **options: Any,
     ) -> None:
-        self.connection = connection
+        self.connection = checked_connection(connection)
         given = dict(options, exchange=exchange, routing_key=routing_key)
         set_options(self, given, (*self._init_opts, "exchange", "routing_key"))
         names.shortstr(self.exchange, "exchange")
@@ -189,7 +189,7 @@ class Publisher:
         """
         if delivery_mode is None:
             delivery_mode = self.delivery_mode
-        elif delivery_mode.__class__ is not int or not 1 <= delivery_mode <= 2:
+        if delivery_mode.__class__ is not int or not 1 <= delivery_mode <= 2:
             delivery_mode = names.delivery_mode(delivery_mode)
         if priority is not None and priority != 0:
             names.priority(priority)
@@ -303,6 +303,8 @@ class Publisher:
         :param first: there was none; ask for the one that may take the next.
         """
         exchange, routing_key, mandatory, delivery_mode, content_type, encoding = kind
+        if delivery_mode.__class__ is not int or not 1 <= delivery_mode <= 2:
+            delivery_mode, first = names.delivery_mode(delivery_mode), False
         where = self._address(exchange, routing_key, None)
         message = self.backend.prepare_message(
             body,
@@ -329,18 +331,22 @@ class Publisher:
             message,
             exchange=exchange,
             routing_key=routing_key,
-            mandatory=mandatory,
+            mandatory=bool(mandatory),
             immediate=immediate,
             headers=headers,
         )
+        if self._closed:  # by another thread, which may have finished before
+            self._finish()
 
     def _address(
         self, exchange: str, routing_key: Any, headers: Mapping[str, Any] | None
     ) -> tuple[str, str, Mapping[str, Any] | None]:
         """Check where a message goes; return it as the backend wants it."""
         # 63 characters are 252 bytes at most: only longer ones need a count.
-        usual = headers is None and routing_key.__class__ is str and len(routing_key) <= 63
-        if usual and exchange is self.exchange:
+        short_key = routing_key.__class__ is str and len(routing_key) <= 63
+        if not (exchange.__class__ is str and len(exchange) <= 63):
+            names.shortstr(exchange, "exchange")
+        if headers is None and short_key:
             return exchange, routing_key, None
         if headers is not None and not isinstance(headers, Mapping):
             raise ConfigurationError(
@@ -349,10 +355,8 @@ class Publisher:
         if self.exchange_type == "headers" and isinstance(routing_key, Mapping):
             headers = {**routing_key, **(headers or {})}
             routing_key = ""
-        elif routing_key.__class__ is not str or len(routing_key) > 63:
+        elif not short_key:
             names.shortstr(routing_key, "routing_key")
-        if exchange != self.exchange:
-            names.shortstr(exchange, "exchange")
         return exchange, routing_key, headers
 
     def flush(self, timeout: float | None = None) -> None:
@@ -381,11 +385,26 @@ class Publisher:
         """
         if self._closed:
             return
+        # First: what other threads send from here on is not waited for.
+        self._closed, self._shortening_backend = True, NotImplemented
+        self._finish()
+
+    def _finish(self) -> None:
+        error: PublishError | None = None
         try:
             self.flush()
+        except PublishError as exc:
+            error = exc
         finally:
-            self._closed, self._shortening_backend = True, NotImplemented
             self.backend.close()
+        if self._tracker is not None:
+            # Of threads that were sending meanwhile.
+            self._tracker.fail_all(ConnectionClosed(f"{self!r} was closed"))
+            late = self._tracker.take_failures()
+            if late:
+                error = publish_error([*(error.messages if error else ()), *late])
+        if error is not None:
+            raise error
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -425,7 +444,7 @@ def _encoded(
         encoding = content_encoding or "utf-8"
         try:
             return encoding, message_data.encode(encoding)
-        except (LookupError, UnicodeError) as exc:
+        except (LookupError, ValueError) as exc:
             raise EncodeError(
                 f"cannot encode the text as {encoding!r}: {exc}; choose another"
                 " content_encoding, or send bytes"

@@ -63,18 +63,21 @@ class Attachment:
 
     def get_channel(self) -> Any:
         """Open a channel and return the driver's object for it."""
-        driver = self.connection
-        if driver is None:
-            raise ConnectionClosed(
-                f"the connection to {self.__session.host} is closed;"
-                " call its connect() to use it again"
-            )
-        return driver.channel()
+        return self.__open().channel()
 
     def drain_events(self, timeout: float | None = None) -> Any:
         """Wait for one message and run its consumer's callbacks."""
         session = self.__session
         driver = session.driver
         if driver is None or session.generation != self.__generation:
-            driver = self.connection
+            driver = self.__open()
         return driver.drain_events(timeout=timeout)
+
+    def __open(self) -> Any:
+        driver = self.connection
+        if driver is None:
+            raise ConnectionClosed(
+                f"the connection to {self.__session.host} is closed;"
+                " call its connect() to use it again"
+            )
+        return driver

@@ -238,7 +238,8 @@ class Replaceable:
         except Exception as exc:
             if is_lost(exc, inner):
                 session.lose(generation, exc)
-                if not getattr(exc, "recoverable", True) and self._blame(exc):
+                guilty = getattr(exc, "refused", False) or not getattr(exc, "recoverable", True)
+                if guilty and self._blame(exc):
                     exc = ConnectionLost(str(exc))
                 if session.is_worker():
                     raise exc
@@ -258,6 +259,8 @@ class Replaceable:
         if self.tracker is not None:
             owed = self.tracker.restart()
             count_on(inner, self.tracker)
+            if self._session.refused:
+                self._suspicious = True
             for entry in owed:
                 if not entry.settled:
                     self._send_again(inner, entry)
@@ -301,6 +304,10 @@ class Replaceable:
             return False
         if isinstance(what, Unconfirmed):
             if self._suspicious:
+                if getattr(error, "refused", False):
+                    error = ConnectionLost(
+                        f"{error}, over this message: correct its properties"
+                    )
                 self._fail(what, error)
             self._suspicious = True
             return True

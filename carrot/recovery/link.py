@@ -85,8 +85,13 @@ class Link:
         self._cause: BaseException | None = None
         # The generation that was lost last.
         self._lost = 0
-        # Why the last try to recover failed.
+        # Why the connection was lost, or the last try to recover failed.
         self._trouble: BaseException | None = None
+        # Whether the broker ended the last connection over what it was sent;
+        # how often it did so in a row; when the connection was established.
+        self.refused = False
+        self.refusals = 0
+        self._opened_at = 0.0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.generation} of {self.host} {self.state}>"
@@ -157,10 +162,10 @@ class Link:
                 raise self._closed_error()
             if state == "new":
                 return self._connect_first(until)
-            self._bells.wait(lambda: self.state not in _BUSY or until())
+            over = self._bells.wait(lambda: self.state not in _BUSY or until())
             if until():
                 return None
-            if self.state in _BUSY:
+            if not over:  # that it is lost again, meanwhile, is no reason to give up
                 raise ConnectionLost(self._lost_text()) from self._trouble
             if state == "recovering" and self.state == "new" and self._cause is not None:
                 raise self._cause
@@ -217,6 +222,7 @@ class Link:
             if self.state != state:
                 raise self._closed_error()
             self.state, self._worker, self._replay = "open", None, False
+            self._opened_at = monotonic()
             self._cause = self._trouble = None
 
     def reopen(self) -> None:
@@ -240,6 +246,9 @@ class Link:
             self._lost = generation
             self.state = "recovering" if recover else "closed"
             self._cause, self._trouble = (None if recover else cause), cause
+            self.refused = bool(getattr(cause, "refused", False))
+            stood = monotonic() - self._opened_at >= LONGEST_DELAY
+            self.refusals = (0 if stood else self.refusals) + 1 if self.refused else 0
             self._gate_all()
         if recover:
             logger.warning("lost the connection to %s: %s; reconnecting", self.host, cause)
@@ -403,7 +412,8 @@ def _recover(
     while (link := wanted()) is not None:
         link._connector.close(driver, 0)
         driver = None
-        delay = link._delay(attempt)
+        # What the broker refuses again and again is not sent without a pause.
+        delay = link._delay(attempt + max(0, link.refusals - 1))
         attempt += 1
         del link  # not held while pausing: nobody might want it any more
         if pause is not None:

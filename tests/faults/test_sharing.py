@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from carrot.exceptions import ConnectionClosed, PublishError
 from carrot.messaging import Consumer
 from tests.faults.traffic import arrived, connected, declare, publisher_to, send, take
 from tests.proxy import Proxy
@@ -66,6 +68,40 @@ def test_18_threads_on_one_connection_beside_a_consumer(
         for name in range(threads):
             own = [number for number in first if number // count == name]
             assert own == list(range(name * count, (name + 1) * count))
+
+
+def test_18_a_publisher_that_is_closed_while_others_send(rabbitmq: VirtualHost) -> None:
+    """Each message that was sent is told of, by another send or by ``close()``."""
+    for _ in range(5):
+        with connected(rabbitmq.url) as connection:
+            publisher = publisher_to(connection, "nobody", confirm_window=100)
+            sent: set[int] = set()
+            told: set[int] = set()
+            begun = threading.Barrier(5)
+
+            def publish(name: int) -> None:
+                begun.wait(10)  # noqa: B023
+                for number in itertools.count(name, 4):
+                    try:
+                        publisher.send(number, mandatory=True)  # noqa: B023
+                        sent.add(number)  # noqa: B023
+                    except PublishError as exc:
+                        told.update(int(entry.body) for entry in exc.messages)  # noqa: B023
+                    except ConnectionClosed:
+                        return
+
+            senders = [threading.Thread(target=publish, args=(name,)) for name in range(4)]
+            for sender in senders:
+                sender.start()
+            begun.wait(10)
+            wait_until(lambda: len(sent) > 500)  # noqa: B023
+            try:
+                publisher.close()
+            except PublishError as exc:
+                told.update(int(entry.body) for entry in exc.messages)
+            for sender in senders:
+                sender.join(30)
+            assert sent <= told
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

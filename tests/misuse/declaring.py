@@ -87,6 +87,16 @@ def unencodable_argument(scene: Scene) -> None:
     scene.consumer(queue_arguments={"x-object": object()})
 
 
+@misuse("A queue argument with a float that is not finite")
+def infinite_argument(scene: Scene) -> None:
+    scene.consumer(queue_arguments={"x-message-ttl": float("inf")})
+
+
+@misuse("Queue arguments of more bytes than the broker takes at once", only="rabbitmq")
+def large_argument(scene: Scene) -> None:
+    scene.consumer(queue_arguments={"x-note": "a" * 200_000})
+
+
 @misuse("``queue_arguments`` that are no dictionary")
 def arguments_of_a_wrong_type(scene: Scene) -> None:
     scene.consumer(queue_arguments=["x-max-length"])

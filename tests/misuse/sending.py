@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from carrot.messaging import Publisher
 from carrot.testing.contract import Scene
 from tests.misuse.register import misuse
 
@@ -82,6 +83,19 @@ def content_type_of_a_wrong_type(scene: Scene) -> None:
     send(scene, b"x", content_type=5)
 
 
+@misuse("An attribute of a publisher set, later, to what its argument cannot be")
+def attribute_set_later(scene: Scene) -> None:
+    publisher = scene.publisher(scene.new_exchange(), "k")
+    publisher.send({})
+    publisher.delivery_mode = "eternal"
+    publisher.send({})
+
+
+@misuse("A URL, or nothing, in place of the connection")
+def no_connection(scene: Scene) -> None:
+    Publisher("amqp://guest:guest@127.0.0.1/", exchange="x")
+
+
 @misuse("A ``priority`` outside 0 to 255")
 def priority(scene: Scene) -> None:
     send(scene, {}, priority=256)
@@ -140,6 +154,11 @@ def headers_of_a_wrong_type(scene: Scene) -> None:
 @misuse("A header with a value that AMQP cannot carry")
 def unencodable_header(scene: Scene) -> None:
     send(scene, {}, headers={"object": object()})
+
+
+@misuse("A header with a float that is not finite")
+def infinite_header(scene: Scene) -> None:
+    send(scene, {}, headers={"score": [1.5, float("nan")]})
 
 
 @misuse("A header with an integer beyond 64 bits")

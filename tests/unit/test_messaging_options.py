@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from carrot.connection import BrokerConnection
 from carrot.exceptions import ConfigurationError, NotSupported, UnknownOptionWarning
 from carrot.messaging import AMQPConnection, Consumer, ConsumerSet, Messaging, Publisher
+from carrot.pool import ConnectionPool
 from tests.unit.recording import ConfirmingBackend, RecordingBackend, RecordingConnection
 
 
@@ -283,3 +285,12 @@ def test_limits_are_numbers(limit: Any) -> None:
     with pytest.raises(ConfigurationError, match="limit"):
         ConsumerSet(connection, consumers=[consumer]).iterconsume(limit=limit)
     assert consumer.backend.called("declare_consumer", "get") == []
+
+
+@pytest.mark.parametrize("make", [Publisher, Consumer, ConsumerSet, ConnectionPool])
+@pytest.mark.parametrize("wrong", [None, "amqp://me:secret@host", BrokerConnection])
+def test_what_is_no_connection(make: Any, wrong: Any) -> None:
+    """Whatever is given in place of a connection, the error says what to make."""
+    with pytest.raises(ConfigurationError, match="must be a BrokerConnection, not") as caught:
+        make(wrong)
+    assert "secret" not in str(caught.value)

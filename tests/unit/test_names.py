@@ -92,7 +92,9 @@ def test_timestamps_are_posix_seconds() -> None:
     assert names.posix_time(1247565600.9) == 1247565600
     local = datetime(2009, 7, 14, 12)
     assert names.posix_time(local) == local.timestamp()
-    for wrong in (-1, float("nan"), float("inf"), 2**63, "now", True, None):
+    first, last = datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59)
+    assert names.posix_time(last.replace(tzinfo=timezone.utc)) == 253402300740
+    for wrong in (-1, float("nan"), float("inf"), 2**63, "now", True, None, first):
         with pytest.raises(ConfigurationError, match="timestamp must"):
             names.posix_time(wrong)
 

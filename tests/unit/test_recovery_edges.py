@@ -349,3 +349,60 @@ def test_bounds_that_were_set_while_the_channel_was_lost_are_set_again() -> None
     world.backend_cls.declare_consumer = lost_again
     backend.declare_consumer("q", False, print, "tag")
     assert subscribed == ["tag", "tag"]
+
+
+def test_what_the_broker_refuses_is_tried_more_and_more_slowly() -> None:
+    """A broker that closes the connection over what is restored is not asked without end."""
+    world = World()
+    connection = world.connection()
+    connection.connect()
+    session = connection._session
+    refusal = ConnectionLost("541 INTERNAL_ERROR")
+    refusal.refused = True
+
+    def refuse() -> None:
+        session.lose(session.generation, refusal)
+        wait_until(lambda: connection.state == "open")
+
+    for _ in range(4):
+        refuse()
+    assert world.pauses == [0, 0.1, 0.2, 0.4]
+    session._opened_at -= 5  # that connection stood
+    refuse()
+    assert world.pauses[4:] == [0]
+    refuse()
+    session.lose(session.generation, ConnectionLost("the wire was cut"))
+    wait_until(lambda: connection.state == "open")
+    assert world.pauses[5:] == [0.1, 0]
+
+
+def test_a_connection_that_is_lost_again_before_the_waiter_looks() -> None:
+    """Who waits goes on waiting: there is time left."""
+    world = World()
+    connection = world.connection()
+    backend = connection.create_backend()
+    backend.queue_declare("q", True, False, False)
+    session = connection._session
+    connect, wait = world.backend_cls.establish_connection, session._bells.wait
+    go_on = threading.Event()
+    calls: list[bool] = []
+
+    def slowly(self: Any) -> Any:
+        go_on.wait(10)
+        return connect(self)
+
+    def late(condition: Any) -> bool:
+        answer = wait(condition)
+        if not calls:
+            calls.append(answer)
+            go_on.clear()
+            lose(world, connection)  # again
+            threading.Timer(0.2, go_on.set).start()
+        return answer
+
+    world.backend_cls.establish_connection = slowly
+    session._bells.wait = late  # type: ignore[method-assign]
+    lose(world, connection)
+    threading.Timer(0.1, go_on.set).start()
+    assert backend.queue_purge("q") == 0
+    assert calls == [True]

@@ -30,7 +30,7 @@ scalars = (
     short_texts
     | st.booleans()
     | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | moments
     | decimals
     | st.none()

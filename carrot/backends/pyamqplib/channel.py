@@ -34,6 +34,7 @@ from carrot.exceptions import (
     BrokerError,
     CarrotError,
     ChannelError,
+    ConfigurationError,
     NotFound,
     NotSupported,
     channel_error,
@@ -485,6 +486,11 @@ class Channel(Caller, amqp.channel.Channel):  # type: ignore[misc]
             raise error
 
     def _send(self, sig: tuple[int, int], arguments: bytes) -> None:
+        if len(arguments) > self._room - 4:
+            raise ConfigurationError(
+                f"names and arguments of {len(arguments)} bytes: the broker allows"
+                f" {self._room - 4} in one frame; shorten them"
+            )
         # Opening and closing happen while it is not open.
         channel = None if sig[0] == spec.Channel.CLASS_ID else self
         heed = sig != spec.Channel.Close

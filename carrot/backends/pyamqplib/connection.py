@@ -228,6 +228,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         hint = " because of this operation: correct its values" if guilty else ""
         again = type(error)(f"{error}{hint}")
         again.recoverable = error.recoverable and not guilty
+        again.refused = error.refused
         again.__cause__ = error.__cause__
         return again
 
@@ -466,6 +467,7 @@ class Connection(Caller, amqp.connection.Connection):  # type: ignore[misc]
         error: BrokerConnectionError
         if self._handshake_complete:
             error = ConnectionLost(f"{self.host} closed the connection: {text}")
+            error.refused = reply_code >= 500  # 320: an administrator closed it
         elif reply_code in (403, 530) and "limit" not in reply_text:
             error = AuthenticationFailed(
                 f"{self.host} refused the login to virtual host {self.virtual_host!r}: {text};"

@@ -12,6 +12,7 @@ from calendar import timegm
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from decimal import Decimal
+from math import isfinite
 from struct import Struct, error
 from typing import Any
 
@@ -136,6 +137,12 @@ def _array(values: Any) -> bytes:
     return _long.pack(len(data)) + data
 
 
+def _double(value: float) -> bytes:
+    if not isfinite(value):
+        raise ValueError("RabbitMQ closes the connection at it; send None or a str")
+    return b"d" + Struct(">d").pack(value)
+
+
 def _decimal(value: Decimal) -> bytes:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
@@ -175,7 +182,7 @@ _FIELDS: tuple[tuple[Any, Any], ...] = (
     (str, _longstr),
     (bool, lambda value: b"t\x01" if value else b"t\x00"),
     (int, _integer),
-    (float, lambda value: b"d" + Struct(">d").pack(value)),
+    (float, _double),
     ((bytes, bytearray), lambda value: b"x" + _long.pack(len(value)) + value),
     (Mapping, lambda value: b"F" + encode_table(value)),
     ((list, tuple), lambda value: b"A" + _array(value)),

@@ -6,6 +6,7 @@ from calendar import timegm
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from carrot.exceptions import EncodeError
@@ -42,8 +43,14 @@ def _name(name: Any) -> str:
 
 
 def _value(name: str, value: Any) -> Any:
-    if isinstance(value, (str, bool, float)) or value is None:
+    if isinstance(value, (str, bool)) or value is None:
         return value
+    if isinstance(value, float):
+        if isfinite(value):
+            return value
+        raise EncodeError(
+            f"{name!r} is {value}: RabbitMQ closes the connection at it; send None or a str"
+        )
     if isinstance(value, int):
         if -(2**63) <= value < 2**63:
             return value

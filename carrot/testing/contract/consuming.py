@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from carrot.exceptions import ContentDisallowed, DecodeError, MessageStateError, NoCallbacks
+from carrot.exceptions import (
+    ConnectionClosed,
+    ContentDisallowed,
+    DecodeError,
+    MessageStateError,
+    NoCallbacks,
+)
 from carrot.messaging import Consumer, Messaging
 from carrot.testing.contract.scene import Inbox, Scene, needs
 
@@ -380,6 +386,28 @@ class ConsumingContract(Scene):
         consumer, _ = self.subscribed()
         consumer.stop()
         consumer.wait()
+
+    @needs("stop")
+    def test_close_from_a_callback(self) -> None:
+        """``close()`` ends ``wait()`` after the message that is being processed."""
+        consumer, inbox = self.filled(1, 2, 3), Inbox()
+        consumer.register_callback(inbox)
+        consumer.register_callback(lambda data, message: consumer.close())
+        consumer.wait()
+        assert inbox.payloads == [1]
+        with pytest.raises(ConnectionClosed, match="make a new Consumer"):
+            consumer.wait()
+
+    @needs("stop", "threads")
+    def test_close_from_another_thread(self) -> None:
+        """``close()`` of another thread ends a ``wait()`` that waits for messages."""
+        consumer, inbox = self.subscribed("x")
+        waiting = threading.Thread(target=consumer.wait, daemon=True)
+        waiting.start()
+        self.eventually(lambda: len(inbox) == 1)
+        consumer.close()
+        waiting.join(self.patience)
+        assert not waiting.is_alive()
 
     # -- Messaging
 

@@ -258,6 +258,34 @@ class PublishingContract(Scene):
         assert self.received({}, expiration=60).properties["expiration"] == "60000"
         assert self.received({}, expiration=0.25).properties["expiration"] == "250"
 
+    def test_options_may_be_set_later(self) -> None:
+        """Attributes set after the constructor count, and are checked as its arguments are."""
+        publisher, consumer = self.feed()
+        publisher.send({"n": 1})
+        for delivery_mode in ("transient", "persistent", 1, 2):
+            publisher.delivery_mode = delivery_mode
+            publisher.send({"n": delivery_mode})
+            publisher.send({"n": delivery_mode})
+        wrong: Any
+        for wrong in ("eternal", 7, None):
+            publisher.delivery_mode = wrong
+            for _ in range(2):
+                with pytest.raises(ConfigurationError, match="delivery_mode must be 1, 2"):
+                    publisher.send({"n": 0})
+        publisher.delivery_mode = 2
+        exchange = publisher.exchange
+        for wrong in (None, 5, "x" * 300):
+            publisher.exchange = wrong
+            with pytest.raises(ConfigurationError, match="exchange"):
+                publisher.send({"n": 0})
+        publisher.exchange = exchange
+        publisher.send({"n": "last"})
+        publisher.flush()
+        sent = [1, *("transient", "persistent", 1, 2) * 2, "last"]
+        received = [self.fetched(consumer, auto_ack=True).payload["n"] for _ in sent]
+        assert sorted(map(str, received)) == sorted(map(str, sent))
+        assert received[-1] == "last"
+
     def test_what_the_backend_cannot_send_is_an_error(self) -> None:
         """Properties that the backend does not know are an error, not dropped."""
         if "properties" in getattr(self.connection.get_backend_cls(), "features", ()):
