@@ -59,6 +59,11 @@ def send_in_vain(publisher: Publisher, times: int = 1000) -> tuple[list[str], li
     return reasons, taken
 
 
+def give(connection: BrokerConnection, seconds: float) -> None:
+    """Set what an operation may take, on a connection that is established."""
+    connection.connect().timeout = connection.timeout = seconds
+
+
 def everything(connection: BrokerConnection) -> list[bytes]:
     """Take what is on the queue; return the beginnings of the bodies."""
     consumer = Consumer(connection, queue="q", no_ack=True)
@@ -68,13 +73,14 @@ def everything(connection: BrokerConnection) -> list[bytes]:
 def test_21_a_blocked_broker(rabbitmq: VirtualHost) -> None:
     """At a memory alarm send() raises in time, with the reason; what it took is not lost."""
     declare(rabbitmq)
-    with connected(rabbitmq.url, timeout=TIMEOUT) as connection:
+    with connected(rabbitmq.url) as connection:
         publisher = publisher_to(connection)
+        give(connection, TIMEOUT)
         with rabbitmq.blocked(), little_memory():
             reasons, taken = send_in_vain(publisher)
         assert len(reasons) == 3
         assert all("memory" in reason for reason in reasons)
-        connection.timeout = 30
+        give(connection, 30)
         publisher.close()
         assert everything(connection) == taken
         assert connection.stats()["reconnects"] == 0
@@ -83,15 +89,16 @@ def test_21_a_blocked_broker(rabbitmq: VirtualHost) -> None:
 def test_21_a_real_alarm(rabbitmq_newest: VirtualHost) -> None:
     """So it is when the broker itself finds that its memory is used up."""
     declare(rabbitmq_newest)
-    with connected(rabbitmq_newest.url, timeout=TIMEOUT) as connection:
+    with connected(rabbitmq_newest.url) as connection:
         publisher = publisher_to(connection)
+        give(connection, TIMEOUT)
         rabbitmq_newest.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
         try:
             reasons, taken = send_in_vain(publisher)
         finally:
             rabbitmq_newest.ctl("set_vm_memory_high_watermark", "absolute", "4GB")
         assert len(reasons) == 3
-        connection.timeout = 30
+        give(connection, 30)
         publisher.close()
         assert everything(connection) == taken
 
@@ -100,16 +107,17 @@ def test_21_a_full_window(rabbitmq: VirtualHost, proxy: Proxies) -> None:
     """A peer that reads nothing: send() raises in time, and goes on when there is room."""
     declare(rabbitmq)
     link = proxy(rabbitmq)
-    with connected(link.url, timeout=TIMEOUT) as connection:
+    with connected(link.url) as connection:
         publisher = publisher_to(connection)
         publisher.send(b"0" * 10)
         publisher.flush()
+        give(connection, TIMEOUT)
         link.stall("up")
         with little_memory():
             reasons, taken = send_in_vain(publisher)
         assert len(reasons) == 3
         link.heal()
-        connection.timeout = 30
+        give(connection, 30)
         publisher.send(b"1" * 10)
         publisher.close()
         assert everything(connection) == [b"0" * 10, *taken, b"1" * 10]

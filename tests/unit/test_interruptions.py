@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +16,6 @@ from carrot.backends.pyamqplib.outbox import Outbox
 from carrot.backends.pyamqplib.turns import Turns
 from tests.unit.test_wire import opened, settled
 
-# A finalizer of somebody else's garbage would be the call that is interrupted.
-pytestmark = pytest.mark.usefixtures("no_collector")
-
 
 class Interruption(BaseException):
     """What a signal handler raises."""
@@ -26,7 +24,8 @@ class Interruption(BaseException):
 def interrupted(at: int, action: Callable[[], object]) -> bool:
     """Do something, and raise in the so-manieth call of a Python function that it makes.
 
-    At the beginning of those CPython runs the handlers of signals.
+    At the beginning of those CPython runs the handlers of signals. Meanwhile no garbage
+    is collected: a finalizer of somebody else's would be the call that is interrupted.
 
     :param at: from 1.
     :returns: whether there were so many.
@@ -41,6 +40,7 @@ def interrupted(at: int, action: Callable[[], object]) -> bool:
             raise Interruption
 
     before = sys.gettrace()
+    gc.disable()
     sys.settrace(trace)
     try:
         action()
@@ -48,6 +48,7 @@ def interrupted(at: int, action: Callable[[], object]) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 

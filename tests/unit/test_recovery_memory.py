@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from carrot.backends.queue import Hub, hub, reset
+from carrot.backends.queue.driver import Channel
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ConfirmTimeout,
@@ -257,3 +258,35 @@ def test_a_loss_is_heard_while_nobody_uses_the_connection(
     wait_until(lambda: connection.stats()["confirmed"] == 1)
     assert connection.state == "open"
     publisher.close()
+
+
+def test_an_acknowledgement_that_meets_a_drop(
+    broker: Hub, connection: BrokerConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped by another thread between the look at the channel and the ack: it comes again."""
+    consumer = Consumer(connection, queue="q")
+    with Publisher(connection, routing_key="q") as publisher:
+        publisher.send("x")
+    message = consumer.fetch()
+    acknowledge = Channel.ack
+
+    def late(self: Channel, tag: int) -> None:
+        monkeypatch.setattr(Channel, "ack", acknowledge)
+        broker.drop_connections()
+        acknowledge(self, tag)
+
+    monkeypatch.setattr(Channel, "ack", late)
+    message.ack()
+    again = consumer.fetch()
+    assert again.delivery_info["redelivered"]
+    again.ack()
+
+
+def test_draining_that_meets_the_close(connection: BrokerConnection) -> None:
+    """Who asks a connection for messages after it was closed is told so, by a backend too."""
+    backend = connection.create_backend()
+    attachment = backend._inner.connection
+    connection.connect()
+    connection.close()
+    with pytest.raises(ConnectionClosed, match="call its connect"):
+        attachment.drain_events(timeout=0)

@@ -433,6 +433,8 @@ class Channel:
         """Acknowledge a delivery."""
         hub = self.connection.hub
         with hub if hub.broker.needs_time else hub.lock:
+            if not self.raw.is_open:  # lost since it was looked at, by another thread
+                self.connection.check()
             self.raw.basic_ack(delivery_tag)
 
     def consume(
