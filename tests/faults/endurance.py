@@ -134,16 +134,18 @@ def reconnect(url: str, times: int) -> Report:
 
 def open_channels(url: str, times: int) -> Report:
     """Open a channel, send or fetch a message on it and close it, so many times."""
+    # On a queue where nothing comes again because its acknowledgement was cut off.
+    queue = "channels"
     with closing(BrokerConnection(url)) as connection:
-        Consumer(connection, queue="q").close()
+        Consumer(connection, queue=queue).close()
 
         def again(times: int) -> None:
             for count in range(times):
                 if count % 2 == 0:
-                    with Publisher(connection, routing_key="q") as publisher:
+                    with Publisher(connection, routing_key=queue) as publisher:
                         publisher.send({"number": count})
                 else:
-                    with Consumer(connection, queue="q", auto_ack=True) as consumer:
+                    with Consumer(connection, queue=queue, auto_ack=True) as consumer:
                         message = consumer.fetch()
                         assert message.payload == {"number": count - 1}
 
@@ -158,7 +160,7 @@ def main() -> int:
     parser.add_argument("--reconnects", type=int, default=10_000)
     parser.add_argument("--channels", type=int, default=10_000)
     parser.add_argument("--server", choices=["4.0", "distribution"])
-    parser.add_argument("--url", help="of a server that runs; uses its queue q")
+    parser.add_argument("--url", help="of a server that runs; uses its queues q and channels")
     options = parser.parse_args()
     logging.getLogger("carrot").setLevel(logging.CRITICAL)
     print(f"Python {sys.version.split()[0]}", end="")
