@@ -155,7 +155,9 @@ def _check_item(value: Any, what: str) -> None:
             _check_item(item, what)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigurationError(f"{what} is {value}: AMQP has integers of 64 bits at most")
-    elif isinstance(value, (float, Decimal)) and not isfinite(value):
+    elif (isinstance(value, float) and not isfinite(value)) or (
+        isinstance(value, Decimal) and not value.is_finite()
+    ):
         raise ConfigurationError(
             f"{what} is {value}, at which RabbitMQ closes the connection; use None or a str"
         )

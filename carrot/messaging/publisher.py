@@ -303,18 +303,17 @@ class Publisher:
         :param first: there was none; ask for the one that may take the next.
         """
         exchange, routing_key, mandatory, delivery_mode, content_type, encoding = kind
-        if delivery_mode.__class__ is not int or not 1 <= delivery_mode <= 2:
-            delivery_mode, first = names.delivery_mode(delivery_mode), False
         where = self._address(exchange, routing_key, None)
         message = self.backend.prepare_message(
             body,
-            delivery_mode,
+            names.delivery_mode(delivery_mode),
             priority=0,
             content_type=content_type,
             content_encoding=encoding,
         )
         self._publish(message, where, mandatory, immediate=False)
-        if first and routing_key.__class__ is str and mandatory.__class__ is bool:
+        classes = routing_key.__class__, mandatory.__class__, delivery_mode.__class__
+        if first and classes == (str, bool, int):
             self._shortcuts = self.backend.shortcuts(kind)
 
     def _publish(
@@ -390,6 +389,7 @@ class Publisher:
         self._finish()
 
     def _finish(self) -> None:
+        """Wait, close the channel, and tell of all that was not accepted."""
         error: PublishError | None = None
         try:
             self.flush()

@@ -259,7 +259,7 @@ class Replaceable:
         if self.tracker is not None:
             owed = self.tracker.restart()
             count_on(inner, self.tracker)
-            if self._session.refused:
+            if self._session.refusals:
                 self._suspicious = True
             for entry in owed:
                 if not entry.settled:

@@ -87,10 +87,9 @@ class Link:
         self._lost = 0
         # Why the connection was lost, or the last try to recover failed.
         self._trouble: BaseException | None = None
-        # Whether the broker ended the last connection over what it was sent;
-        # how often it did so in a row; when the connection was established.
-        self.refused = False
+        #: How many connections in a row the broker ended over what it was sent.
         self.refusals = 0
+        # When the connection was established.
         self._opened_at = 0.0
 
     def __repr__(self) -> str:
@@ -246,9 +245,9 @@ class Link:
             self._lost = generation
             self.state = "recovering" if recover else "closed"
             self._cause, self._trouble = (None if recover else cause), cause
-            self.refused = bool(getattr(cause, "refused", False))
             stood = monotonic() - self._opened_at >= LONGEST_DELAY
-            self.refusals = (0 if stood else self.refusals) + 1 if self.refused else 0
+            before = 0 if stood else self.refusals
+            self.refusals = before + 1 if getattr(cause, "refused", False) else 0
             self._gate_all()
         if recover:
             logger.warning("lost the connection to %s: %s; reconnecting", self.host, cause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from enum import IntEnum
 
 import pytest
@@ -121,6 +122,16 @@ def test_what_cannot_be_shown_is_named_by_its_type() -> None:
 
     with pytest.raises(names.WrongType, match="not <Unshown>"):
         names.shortstr(Unshown(), "queue")
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), float("inf"), Decimal("nan"), Decimal("snan"), Decimal("-inf")]
+)
+def test_tables_hold_finite_numbers(wrong: object) -> None:
+    """RabbitMQ closes the connection at others: they are refused before."""
+    with pytest.raises(ConfigurationError, match=r"arguments\['n'\] is .* use None or a str"):
+        names.table({"n": [wrong]}, "arguments")
+    assert names.table({"n": [1.5, Decimal("1E+400")]}, "arguments")
 
 
 def test_tables_end() -> None:

@@ -385,24 +385,22 @@ def test_a_connection_that_is_lost_again_before_the_waiter_looks() -> None:
     session = connection._session
     connect, wait = world.backend_cls.establish_connection, session._bells.wait
     go_on = threading.Event()
-    calls: list[bool] = []
+    waits: list[bool] = []
 
-    def slowly(self: Any) -> Any:
-        go_on.wait(10)
+    def once_told(self: Any) -> Any:
+        assert go_on.wait(10)
         return connect(self)
 
     def late(condition: Any) -> bool:
-        answer = wait(condition)
-        if not calls:
-            calls.append(answer)
+        go_on.set()
+        waits.append(wait(condition))
+        if len(waits) == 1:
             go_on.clear()
             lose(world, connection)  # again
-            threading.Timer(0.2, go_on.set).start()
-        return answer
+        return waits[-1]
 
-    world.backend_cls.establish_connection = slowly
+    world.backend_cls.establish_connection = once_told
     session._bells.wait = late  # type: ignore[method-assign]
     lose(world, connection)
-    threading.Timer(0.1, go_on.set).start()
     assert backend.queue_purge("q") == 0
-    assert calls == [True]
+    assert waits == [True, True]

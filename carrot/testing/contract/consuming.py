@@ -370,13 +370,14 @@ class ConsumingContract(Scene):
         assert inbox.payloads == [1, 2, 3]
 
     @needs("stop", "threads")
-    def test_stop_from_another_thread(self) -> None:
-        """``stop()`` of another thread ends a ``wait()`` that waits for messages."""
+    @pytest.mark.parametrize("end", ["stop", "close"])
+    def test_ended_by_another_thread(self, end: str) -> None:
+        """``stop()`` or ``close()`` of another thread ends a ``wait()`` for messages."""
         consumer, inbox = self.subscribed("x")
         waiting = threading.Thread(target=consumer.wait, daemon=True)
         waiting.start()
         self.eventually(lambda: len(inbox) == 1)
-        consumer.stop()
+        getattr(consumer, end)()
         waiting.join(self.patience)
         assert not waiting.is_alive()
 
@@ -397,17 +398,6 @@ class ConsumingContract(Scene):
         assert inbox.payloads == [1]
         with pytest.raises(ConnectionClosed, match="make a new Consumer"):
             consumer.wait()
-
-    @needs("stop", "threads")
-    def test_close_from_another_thread(self) -> None:
-        """``close()`` of another thread ends a ``wait()`` that waits for messages."""
-        consumer, inbox = self.subscribed("x")
-        waiting = threading.Thread(target=consumer.wait, daemon=True)
-        waiting.start()
-        self.eventually(lambda: len(inbox) == 1)
-        consumer.close()
-        waiting.join(self.patience)
-        assert not waiting.is_alive()
 
     # -- Messaging
 
